@@ -1,0 +1,91 @@
+"""`drkit lab`: up, down, status, logs."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+from drkit import lab
+from drkit.cli import aim, console
+from drkit.errors import UnknownName
+from drkit.lab import LabOptions, LabStatus
+
+
+def up(name: str, *, speed: float, fsync: bool, options: dict[str, Any], as_json: bool) -> int:
+    home = aim.here().home
+    before = lab.status(name, home=home)
+    lab.up(name, home=home, speed=speed, fsync=fsync, options=LabOptions(**options), progress=console.say)
+    now = lab.status(name, home=home)
+    if as_json:
+        console.out_json({**_as_json(now), "started": not before.ok})
+        return 0
+    console.out(
+        f"lab {name!r} " + ("was up already" if before.ok else f"is up, ready {now.up_s:.1f} s after its start")
+    )
+    option = "" if name == aim.LAB else f" --target {name}"
+    console.say(f"next: drkit run az-failure{option}; it stays up until drkit lab down")
+    return 0
+
+
+def down(name: str, *, as_json: bool) -> int:
+    ended = lab.down(name, home=aim.here().home)
+    if as_json:
+        console.out_json({"name": name, "ended": ended})
+        return 0
+    console.out(f"lab {name!r} is down: {len(ended)} processes ended" if ended else f"lab {name!r} was not up")
+    return 0
+
+
+def status(name: str, *, as_json: bool) -> int:
+    now = lab.status(name, home=aim.here().home)
+    if as_json:
+        console.out_json(_as_json(now))
+    else:
+        console.out(
+            f"lab {name!r} is {now.state}" + (f", for {now.up_s:.0f} s, at speed {now.speed:g}" if now.pid else "")
+        )
+        if now.parts:
+            rows = [
+                (p.name, "ok" if p.ok else "NOT OK", p.role, p.zone, str(p.port or ""), str(p.pid or ""))
+                for p in now.parts
+            ]
+            console.out(console.table(("part", "state", "role", "zone", "port", "pid"), rows, "  "))
+    if not now.ok:
+        console.say("hint: " + ("drkit lab up" if now.state == "down" else "drkit lab logs; drkit lab down, then up"))
+    return 0 if now.ok else 3
+
+
+def logs(name: str, log: str | None, *, lines: int, as_json: bool) -> int:
+    found = lab.logs(name, home=aim.here().home)
+    if log is None:
+        if as_json:
+            console.out_json({"name": name, "logs": {k: str(v) for k, v in found.items()}})
+        else:
+            console.out(console.table(("log", "file"), [(k, str(v)) for k, v in found.items()]))
+        return 0
+    if log not in found:
+        raise UnknownName(f"lab {name!r} has no log {log!r}", f"it has: {', '.join(found)}")
+    with found[log].open(encoding="utf-8", errors="replace") as file:
+        end = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+    if as_json:
+        console.out_json({"name": name, "log": log, "file": str(found[log]), "lines": end})
+    else:
+        console.out("\n".join(end))
+    return 0
+
+
+def _as_json(now: LabStatus) -> dict[str, Any]:
+    return {
+        "name": now.name,
+        "state": now.state,
+        "ok": now.ok,
+        "up_s": round(now.up_s, 3),
+        "speed": now.speed,
+        "fsync": now.fsync,
+        "pid": now.pid,
+        "endpoint_url": now.endpoint_url,
+        "directory": now.directory,
+        "options": now.options.as_json(),
+        "parts": [asdict(p) for p in now.parts],
+    }

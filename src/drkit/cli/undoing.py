@@ -1,0 +1,120 @@
+"""Stop a run, and put back what one left broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drkit import targets
+from drkit.cli import aim, console, stored, verdict
+from drkit.errors import UnknownName, UsageError
+from drkit.lease import TargetLock
+from drkit.model import MarkKind, UndoRecord
+from drkit.rundir import RunDir
+from drkit.targets import Target
+from drkit.undo import CloudCopy, UndoJournal, Undone, replay
+
+
+def abort(name: str, *, reports: Path | None, as_json: bool) -> int:
+    run = RunDir.find(aim.here(reports).reports, name)
+    if not stored.is_running(run):
+        raise UsageError(f"run {run.run_id} is not going on", f"if it left something broken: drkit undo {run.run_id}")
+    (run.path / "abort").touch()
+    if as_json:
+        console.out_json({"run_id": run.run_id, "asked": True})
+    else:
+        console.out(f"asked {run.run_id} to stop; it puts everything back first")
+    return 0
+
+
+def undo(name: str, *, reports: Path | None, as_json: bool) -> int:
+    """Put back what a run on disk left broken; return 0, or 5 if some of it still is."""
+    from drkit.engine import finish
+    from drkit.engine.restore import put_back
+
+    found = aim.here(reports)
+    run = RunDir.find(found.reports, name)
+    if stored.is_running(run):
+        raise UsageError(f"run {run.run_id} is going on", f"stop it first: drkit abort {run.run_id}")
+    record = stored.record_of(run)
+    journal = UndoJournal(run.path / "undo.jsonl", run.run_id)
+    if not journal.pending() and not verdict.still_broken(record) and record.ended:
+        return _told(run.run_id, (), (), as_json=as_json)
+    target = targets.load(str(run.path / "target.json"), found.home)
+    lock = TargetLock(found.home, target.name)  # neither its guardian nor another run is at work on the target
+    try:
+        lock.name(run.run_id)
+        seen = sum(m.kind is MarkKind.UNDO for m in run.marks())
+        failed = put_back(run)
+        if not record.ended:
+            run.mark(MarkKind.RUN_ENDED, "drkit undo")
+        undone = [m for m in run.marks() if m.kind is MarkKind.UNDO][seen:]
+        record = finish(run)
+    finally:
+        lock.close()
+    done = tuple(str(m.detail.get("sentence", "")) for m in undone if m.detail.get("ok") is True)
+    return _told(run.run_id, done, tuple(dict.fromkeys((*failed, *verdict.still_broken(record)))), as_json=as_json)
+
+
+def undo_from_cloud(run_id: str, target_name: str | None, *, as_json: bool) -> int:
+    """Put back what a run left broken, from the copy of its journal beside the resources."""
+    from drkit.targets.aws.parameters import Parameters
+
+    found = aim.here()
+    target = aim.at(found, target_name, whole=False)
+    parameters = Parameters(target)
+    lock = TargetLock(found.home, target.name)
+    try:
+        pending = parameters.records(run_id)
+        if not pending:
+            others = ", ".join(parameters.runs())
+            raise UnknownName(
+                f"{target.name} knows nothing that {run_id} has left to undo",
+                f"it knows of: {others}" if others else "no run has left anything to undo there",
+            )
+        path = found.home / "from-cloud" / f"{run_id}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        results = _replay(CloudJournal(path, run_id, parameters, pending), target)
+    finally:
+        lock.close()
+    done = tuple(r.sentence for r in results if r.ok)
+    return _told(run_id, done, tuple(r.sentence for r in results if not r.ok), as_json=as_json)
+
+
+class CloudJournal(UndoJournal):
+    """A run's undo journal of which only the cloud's copy is left."""
+
+    def __init__(self, path: Path, run_id: str, cloud: CloudCopy, pending: tuple[UndoRecord, ...]) -> None:
+        super().__init__(path, run_id, cloud)
+        self._of_cloud = {r.seq: r for r in pending}
+
+    def records(self) -> tuple[UndoRecord, ...]:
+        return tuple(self._of_cloud.values())
+
+    def done(self, record: UndoRecord) -> None:
+        super().done(record)
+        del self._of_cloud[record.seq]
+
+
+def _replay(journal: UndoJournal, target: Target) -> tuple[Undone, ...]:
+    import drkit.chaos.database
+    import drkit.chaos.zone
+    import drkit.targets.aws  # noqa: F401  (each registers its undo verbs)
+
+    return replay(journal, target, told=lambda u: console.say(f"{'undone' if u.ok else 'NOT undone'}: {u.sentence}"))
+
+
+def _told(run_id: str, done: tuple[str, ...], broken: tuple[str, ...], *, as_json: bool) -> int:
+    code = verdict.STILL_BROKEN if broken else 0
+    if as_json:
+        console.out_json({"run_id": run_id, "undone": done, "still_broken": broken, "exit_code": code})
+        return code
+    for sentence in done:
+        console.out(f"undone: {sentence}")
+    if not done and not broken:
+        console.out(f"nothing to put back: {run_id} has left nothing broken")
+    for sentence in broken:
+        console.problem(sentence, "", code, as_json=False)
+    if broken:
+        console.say(f"hint: mend what is in the way, then again: drkit undo {run_id}")
+    return code

@@ -1,0 +1,108 @@
+"""Put back what a run broke, and look whether anything was left: for the engine, the guardian and `drkit undo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from drkit import clock, targets, undo
+from drkit.chaos import state
+from drkit.clock import NS_PER_S
+from drkit.engine.session import journal
+from drkit.errors import DrkitError, TimedOut
+from drkit.model import MarkKind
+from drkit.rundir import RunDir
+from drkit.targets import Target
+from drkit.undo import UndoJournal, Undone
+
+TRIES = 3
+
+Told = Callable[[Undone], None]
+
+
+def put_back(run: RunDir) -> tuple[str, ...]:
+    """Undo what a run has pending, from its directory alone; return a sentence for each thing that is still broken.
+
+    Notes every undo and every residue in the history, if the disk takes it: it does not have to. Raises DrkitError if
+    the run's target file or identity can't be read.
+    """
+    target = targets.load(str(run.path / "target.json"), run.path)
+    pending = journal(run, target)
+
+    def told(undone: Undone) -> None:
+        note(run, undone)
+
+    broken = undo_all(pending, target, told)
+    before = state.State.of(run.identity["before"])
+    late_s = 0.0 if not pending.records() else late_call_s(target)
+    return (*broken, *sweep(run, pending, target, before, told, late_s=late_s))
+
+
+def undo_all(pending: UndoJournal, target: Target, told: Told) -> tuple[str, ...]:
+    """Replay a journal, again if something could not be put back; return a sentence for each thing that still isn't."""
+    failed: list[str] = []
+    for attempt in range(TRIES):
+        failed = [u.sentence for u in undo.replay(pending, target, told=told) if not u.ok]
+        if not failed or attempt == TRIES - 1:
+            break
+        clock.sleep_s(2.0 * (attempt + 1))
+    return tuple(failed)
+
+
+def sweep(
+    run: RunDir, pending: UndoJournal, target: Target, before: state.State, told: Told, *, late_s: float
+) -> tuple[str, ...]:
+    """Compare the target with what it was, until nothing differs any more; note and return what was left behind.
+
+    late_s: for how long nothing may differ before it counts. A call of a drkit that was killed may still be on its way
+    and break something after it was put back, so while something differs everything is put back again, also what was
+    before; each undo asks first whether there is something to do.
+    """
+    left: tuple[str, ...] = ()
+    began_ns = clock.now_ns()
+    clean_since_ns: int | None = None
+    replay_at_ns, wait_ns = began_ns + 2 * NS_PER_S, 2 * NS_PER_S
+
+    def clean() -> bool:
+        nonlocal left, clean_since_ns, replay_at_ns, wait_ns
+        asked_ns = clock.now_ns()
+        try:
+            left = state.differences(before, state.snapshot(target))
+        except DrkitError as e:  # a database that is failing over, say
+            left = (f"the target could not be asked: {e.message}",)
+        if left:
+            clean_since_ns = None
+            if asked_ns >= replay_at_ns:
+                undo.replay(pending, target, told=told, again=True)
+                wait_ns *= 2
+                replay_at_ns = clock.now_ns() + wait_ns
+            return False
+        clean_since_ns = clean_since_ns or asked_ns
+        return asked_ns - clean_since_ns >= late_s * NS_PER_S
+
+    try:
+        clock.wait_until(
+            clean, "nothing is left behind", timeout_s=late_s + max(15.0, 600 * target.pace), every_s=every_s(target)
+        )
+    except TimedOut:
+        left = left or ("the target did not stay as it was",)
+        for sentence in left:
+            run.try_mark(MarkKind.RESIDUE, "control plane", why=sentence)
+    else:
+        run.try_mark(MarkKind.CLEANED_UP, "residue")
+    return left
+
+
+def note(run: RunDir, undone: Undone) -> None:
+    """Write one undo down, if the disk takes it."""
+    run.try_mark(MarkKind.UNDO, undone.record.verb, seq=undone.record.seq, ok=undone.ok, sentence=undone.sentence)
+
+
+def late_call_s(target: Target) -> float:
+    """Return how long after its caller's death a call may take effect: as long as the caller would have waited."""
+    from drkit.targets.aws.account import READ_TIMEOUT_S
+
+    return 3.0 if target.kind == "lab" else READ_TIMEOUT_S
+
+
+def every_s(target: Target) -> float:
+    return 0.2 if target.kind == "lab" else 3.0

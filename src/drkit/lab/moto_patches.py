@@ -1,0 +1,213 @@
+"""What moto 5.2.5 must stop pretending, so that the reactor and the controllers can do it for real.
+
+Each patch says which pretence it ends. Internals are touched, so the version is pinned in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import secrets
+import string
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+_done = False
+
+TargetHealthOf = Callable[
+    [str], tuple[str, str | None, str | None] | None
+]  # instance id → (state, reason, description)
+
+
+def apply() -> None:
+    """Patch moto once in this process."""
+    global _done
+    if not _done:
+        _instances_of_their_own()
+        _slow_database_verbs()
+        _replicas_removed_by_either_name()
+        _events_are_filtered()
+        _groups_only_record()
+        _swaps_are_whole()
+        _done = True
+
+
+def report_target_health(health_of: TargetHealthOf) -> None:
+    """Let DescribeTargetHealth answer what the load balancer sees (moto: always healthy)."""
+    m = _models("elbv2")
+
+    as_recorded = m.FakeTargetGroup.health_for
+
+    def health_for(self: Any, target: Any, ec2_backend: Any) -> Any:
+        recorded = as_recorded(self, target, ec2_backend)
+        seen = health_of(target["Id"]) if recorded.status == "healthy" else None
+        if seen is not None:
+            recorded.status, recorded.reason, recorded.description = seen
+        return recorded
+
+    m.FakeTargetGroup.health_for = health_for
+
+
+def launch(group: Any, subnet_id: str) -> str:
+    """Make one instance of an Auto Scaling group in a subnet; return its id. (moto: everything in the first subnet.)"""
+    m = _models("autoscaling")
+
+    every_subnet, zones = group.vpc_zone_identifier, group.availability_zones
+    known = {state.instance.id for state in group.instance_states}
+    try:
+        group.vpc_zone_identifier = subnet_id
+        group.availability_zones = [group.ec2_backend.get_subnet(subnet_id).availability_zone]
+        m.FakeAutoScalingGroup.replace_autoscaling_group_instances(group, 1, group.get_propagated_tags())
+    finally:
+        group.vpc_zone_identifier, group.availability_zones = every_subnet, zones
+    (new,) = (state for state in group.instance_states if state.instance.id not in known)
+    new.lifecycle_state = "Pending"
+    return str(new.instance.id)
+
+
+def _models(service: str) -> Any:
+    """Return moto's module; Any, since what is patched is not meant to be."""
+    return importlib.import_module(f"moto.{service}.models")
+
+
+def _new_resource_id() -> str:
+    return "db-" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(26))
+
+
+def _instances_of_their_own() -> None:
+    """One constant DbiResourceId for all, and replicas that share their source's lists."""
+    m = _models("rds")
+
+    construct, replicate = m.DBInstance.__init__, m.RDSBackend.create_db_instance_read_replica
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        self.dbi_resource_id = _new_resource_id()
+
+    def create_replica(self: Any, wanted: Any) -> Any:
+        source = self.find_db_from_id(wanted["source_db_instance_identifier"])
+        subnet_group = wanted.pop("db_subnet_group_name", None)  # would be looked for in the source's region
+        replica = replicate(self, wanted)
+        if subnet_group:
+            replica.db_subnet_group_name = subnet_group
+        replica.dbi_resource_id = _new_resource_id()
+        for shared in ("vpc_security_group_ids", "enabled_cloudwatch_logs_exports", "db_security_groups"):
+            setattr(replica, shared, copy.copy(getattr(replica, shared)))
+        if wanted.get("tags") is None:
+            replica.tags = []
+        replica.multi_az = bool(wanted.get("multi_az"))
+        replica.secondary_availability_zone = None
+        replica.availability_zone = wanted.get("availability_zone") or f"{self.region_name}a"
+        replica.source_db_instance_identifier = source.arn if self is not source.backend else source.resource_id
+        replica.status = "creating"
+        return replica
+
+    m.DBInstance.__init__ = init
+    m.RDSBackend.create_db_instance_read_replica = create_replica
+
+
+def _slow_database_verbs() -> None:
+    """Instances that are at once stopped, started, promoted or gone: the reactor says when they are."""
+    m = _models("rds")
+
+    def leaving(name: str, status: str) -> None:
+        act = getattr(m.RDSBackend, name)
+
+        def acted(self: Any, *args: Any, **kwargs: Any) -> Any:
+            database = act(self, *args, **kwargs)
+            database.status = status
+            return database
+
+        setattr(m.RDSBackend, name, acted)
+
+    leaving("stop_db_instance", "stopping")
+    leaving("start_db_instance", "starting")
+    delete, promote = m.RDSBackend.delete_db_instance, m.RDSBackend.promote_read_replica
+
+    def delete_db_instance(self: Any, db_instance_identifier: str, *args: Any, **kwargs: Any) -> Any:
+        database = delete(self, db_instance_identifier, *args, **kwargs)
+        self.databases[db_instance_identifier] = database  # listed as "deleting" until it is gone
+        return database
+
+    def promote_read_replica(self: Any, wanted: Any) -> Any:  # moto keeps the source's id, and the replica in its list
+        database = self.databases[wanted["db_instance_identifier"]]
+        if database.is_replica:
+            self.find_db_from_id(database.source_db_instance_identifier).remove_replica(database)
+        promote(self, wanted)
+        database.source_db_instance_identifier = None
+        database.status_infos = []
+        database.status = "modifying"
+        return database
+
+    m.RDSBackend.delete_db_instance = delete_db_instance
+    m.RDSBackend.promote_read_replica = promote_read_replica
+
+
+def _replicas_removed_by_either_name() -> None:
+    """Cross-region replicas are listed by ARN and removed by id: a crash."""
+    m = _models("rds")
+
+    def remove_replica(self: Any, replica: Any) -> None:
+        self.replicas = [r for r in self.replicas if r not in (replica.db_instance_arn, replica.db_instance_identifier)]
+
+    m.DBInstance.remove_replica = remove_replica
+
+
+def _events_are_filtered() -> None:
+    """DescribeEvents ignores every filter but the source's; the default is the last 60 minutes."""
+    m = _models("rds")
+
+    everything = m.RDSBackend.describe_events
+
+    def describe_events(
+        self: Any,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        duration: int | None = None,
+        event_categories: list[str] | None = None,
+        **of_source: Any,
+    ) -> list[Any]:
+        now = datetime.now(UTC)
+        oldest = _aware(start_time) if start_time else now - timedelta(minutes=duration or 60)
+        newest = _aware(end_time) if end_time else now
+        return [
+            event
+            for event in everything(self, **of_source)
+            if oldest <= _aware(event.date) <= newest
+            and (not event_categories or set(event_categories) & set(event.event_categories))
+        ]
+
+    m.RDSBackend.describe_events = describe_events
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _swaps_are_whole() -> None:
+    """Refuse a swap to a network ACL that is gone. (moto: takes the old one away first.)"""
+    m = importlib.import_module("moto.ec2.models.network_acls")
+
+    as_recorded = m.NetworkAclBackend.replace_network_acl_association
+
+    def replace(self: Any, association_id: str, network_acl_id: str) -> Any:
+        self.get_network_acl(network_acl_id)
+        return as_recorded(self, association_id, network_acl_id)
+
+    m.NetworkAclBackend.replace_network_acl_association = replace
+
+
+def _groups_only_record() -> None:
+    """Auto Scaling groups that heal at once, into the first subnet, even with Launch suspended."""
+    m = _models("autoscaling")
+
+    def set_desired_capacity(self: Any, capacity: int | None) -> None:
+        self.desired_capacity = self.min_size if capacity is None else capacity
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    m.FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
+    m.AutoScalingBackend.notify_terminate_instances = nothing
+    m.AutoScalingBackend.update_attached_target_groups = nothing

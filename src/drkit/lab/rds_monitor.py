@@ -1,0 +1,167 @@
+"""The RDS host monitor: it watches the pair through the network, fails over by itself, and makes it a pair again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from drkit import clock
+from drkit.errors import DrkitError
+from drkit.lab import rds_events
+from drkit.lab.database import AVAILABLE, Databases
+
+log = logging.getLogger("drkit.lab.rds_monitor")
+
+REPLICA_MISSES = 6  # looks in a row without a stream, though nothing is cut: it has to be copied anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings:
+    every_s: float = 0.5
+    failures: int = 2  # so many in a row before the primary (or the standby) counts as lost
+    rebuild_after_s: float = 2.0  # how long the lost node's place must have been there before a standby is made again
+
+
+class Monitor:
+    """Two watches: the primary's, which fails over, and the standby's, which drops and rebuilds it."""
+
+    def __init__(self, databases: Databases, settings: MonitorSettings) -> None:
+        self._db, self._settings = databases, settings
+        self._primary_misses = 0
+        self._impossible_told = False
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._every, args=(look,), name=name, daemon=True)
+            for name, look in (("rds-primary", self._look_at_primary), ("rds-standby", self._look_at_standby))
+        ]
+        self._standby_misses = 0
+        self._replica_misses = 0
+        self._reachable_since_ns: int | None = None
+
+    def start(self) -> None:
+        self._look_at_replica()  # whoever asks first is told whether it replicates
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _every(self, look: object) -> None:
+        assert callable(look)
+        period_ns = int(self._settings.every_s * clock.NS_PER_S)
+        due_ns = clock.now_ns() + period_ns
+        while not self._stop.wait(max(0.0, (due_ns - clock.now_ns()) / clock.NS_PER_S)):
+            try:
+                look()
+            except DrkitError as e:
+                log.warning("%s", e)
+            except Exception:
+                log.exception("monitor")
+            due_ns = max(due_ns + period_ns, clock.now_ns())
+
+    def _idle(self) -> bool:  # no property: it changes between two looks
+        pair = self._db.pair
+        return pair is not None and pair.status == AVAILABLE
+
+    def _look_at_primary(self) -> None:
+        if not self._idle():
+            self._primary_misses = 0
+            return
+        if self._db.plant.primary_alive(self._settings.every_s):
+            self._primary_misses = 0
+            self._impossible_told = False
+            return
+        self._primary_misses += 1
+        log.info("the primary does not answer (%d of %d)", self._primary_misses, self._settings.failures)
+        if self._primary_misses < self._settings.failures:
+            return
+        with self._db.acting:
+            if not self._idle():  # somebody acted while we waited
+                return
+            if not self._db.standby_usable:
+                if not self._impossible_told:
+                    self._db.note(self._db.pair, rds_events.FAILOVER_IMPOSSIBLE)
+                self._impossible_told = True
+                return
+            self._db.fail_over("The primary host of the RDS Multi-AZ instance is unhealthy.")
+            self._primary_misses = 0
+        self._db.on_writer_moved()
+
+    def _look_at_standby(self) -> None:
+        self._look_at_replica()
+        standby = self._db.standby
+        pair = self._db.pair
+        if not self._idle() or standby is None or not pair.multi_az or self._primary_misses:
+            self._standby_misses = 0
+            return
+        if self._db.standby_lost:
+            self._perhaps_rebuild(standby)
+            return
+        if self._db.plant.streaming(standby):
+            self._standby_misses = 0
+            self._db.show_redundancy(self._db.plant.in_sync())
+            return
+        self._db.show_redundancy(False)
+        self._standby_misses += 1
+        if self._standby_misses >= self._settings.failures:
+            with self._db.acting:
+                if (
+                    self._idle()
+                    and standby == self._db.standby
+                    and self._db.plant.primary_alive(self._settings.every_s)
+                ):
+                    self._db.plant.drop_standby()  # commits wait no longer
+                    self._db.standby_lost = True
+                    self._reachable_since_ns = None
+                    self._db.note(pair, rds_events.STANDBY_LOST)
+
+    def _perhaps_rebuild(self, standby: str) -> None:
+        if self._db.plant.is_cut(f"{standby}/db"):
+            self._reachable_since_ns = None
+            return
+        if self._reachable_since_ns is None:
+            self._reachable_since_ns = clock.now_ns()
+        if (clock.now_ns() - self._reachable_since_ns) / clock.NS_PER_S < self._settings.rebuild_after_s:
+            return
+        self._reachable_since_ns = None
+        self._db.plant.rebuild_standby(standby)
+        if standby == self._db.standby:  # no failover came between
+            self._db.standby_lost = False
+            self._standby_misses = 0
+            self._db.show_redundancy(self._db.plant.in_sync())
+            self._db.note(self._db.pair, rds_events.STANDBY_RESTORED)
+
+    def _look_at_replica(self) -> None:
+        """Tell whether the replica follows; after a failover that left it on another history, copy it anew.
+
+        RDS replicates below the database between the pair, so there a replica survives every failover. Here it may have
+        received more than the standby had.
+        """
+        db = self._db
+        replica = db.replica
+        if replica is None or not replica.is_replica or replica.status != AVAILABLE:
+            return
+        streams = db.plant.streaming("r")
+        cut = any(db.plant.is_cut(f"{node}/db") for node in ("r", db.plant.primary))
+        self._replica_misses = 0 if streams or cut else self._replica_misses + 1
+        if self._replica_misses >= REPLICA_MISSES:
+            db.replica_follows = False
+        # One on another history streams for an instant too: after a failover only a closer look counts.
+        pair_comes_first = db.standby is not None and db.standby_lost
+        if not db.replica_follows and not pair_comes_first and not cut and self._idle():
+            db.plant.rebuild_standby("r")  # asks first whether it can follow
+            db.replica_follows, self._replica_misses = True, 0
+            streams = db.plant.streaming("r")
+        follows = streams and db.replica_follows
+        with db.cloud.lock:
+            replica.status_infos = [
+                {
+                    "StatusType": "read replication",
+                    "Normal": follows,
+                    "Status": "replicating" if follows else "error",
+                    "Message": "" if follows else "the replica does not stream from its source",
+                }
+            ]

@@ -1,0 +1,277 @@
+"""All numbers of one run, from its history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from drkit.measure._loss import account
+from drkit.measure._outage import in_send_order, longest_gap_ns, outages
+from drkit.measure._quality import availability, latency, slo_restored
+from drkit.measure._settings import NS_PER_S, Settings
+from drkit.model import (
+    Connection,
+    Decomposition,
+    History,
+    Interval,
+    LossAccount,
+    Mark,
+    MarkKind,
+    Measurement,
+    Outage,
+    Outcome,
+    Role,
+    Series,
+)
+
+Moment = tuple[int, int]  # lo_ns, hi_ns
+
+
+def measure(history: History, settings: Settings) -> Measurement:
+    """Return all numbers of one run; an absent one is None, with the reason in `unmeasured`.
+
+    The headline RTA is the span from the first impact to the last restoration over the series that stand for the
+    service with fresh connections (over the pooled ones only where there is no other). Outages that were over before
+    the first fault was requested are listed and do not count.
+    """
+    service = [s for s in history.series if s.role is not Role.WITNESS]
+    headline = [s for s in service if s.connection is Connection.FRESH] or service
+    fault = _fault(history.marks)
+    by_series = {s.name: outages(s, settings) for s in service}
+    spans = {s.name: _span(s, by_series[s.name], fault, settings) for s in service}
+    total = _hull([spans[s.name] for s in headline])
+
+    unmeasured: dict[str, str] = {}
+    if total.lasted is None:
+        unmeasured["rta"] = total.why
+    between = _Differences(unmeasured, total.impact, total.restored)
+    marks = history.marks
+    losses = _losses(history, service, spans, by_series, fault, unmeasured)
+    return Measurement(
+        outages=tuple(
+            sorted((o for found in by_series.values() for o in found), key=lambda o: (o.start_lo_ns, o.series))
+        ),
+        headline_series=tuple(s.name for s in headline),
+        impact=total.impact,
+        service_restored=total.restored,
+        rta=total.lasted,
+        rta_slo=_rta_slo(headline, total, settings, unmeasured),
+        rta_verified=between.since_impact("rta_verified", _first(marks, MarkKind.DATA_VERIFIED)),
+        since_recovery_start=between.until_restored("since_recovery_start", _first(marks, MarkKind.RECOVERY_START)),
+        since_plan_start=between.until_restored("since_plan_start", _plan_start(marks)),
+        redundancy=between.since_impact("redundancy", _last(marks, MarkKind.REDUNDANCY_RESTORED), instead=fault),
+        decomposition=_decompose(marks, between),
+        losses=losses,
+        rpa=_worst([loss.rpa for loss in losses]),
+        availability=tuple(availability(s, by_series[s.name], settings) for s in service if s.attempts),
+        latency=tuple(found for s in service if (found := latency(s)) is not None),
+        rta_by_series={name: span.lasted for name, span in spans.items() if span.lasted is not None},
+        unmeasured=unmeasured,
+    )
+
+
+# --- impact and restoration -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """From the first impact to the last restoration. `lasted` None: not measurable, `why` says why."""
+
+    impact: Moment | None = None
+    restored: Moment | None = None
+    last_failure_ns: int = 0
+    lasted: Interval | None = None
+    why: str = ""
+
+
+def _span(series: Series, found: Sequence[Outage], fault: Moment | None, settings: Settings) -> _Span:
+    """Return what one series knows of the outages since the fault."""
+    counted = [o for o in found if fault is None or o.end_hi_ns is None or o.end_hi_ns >= fault[0]]
+    if not counted:
+        return _untouched(series, fault, settings)
+    first, last = counted[0], counted[-1]
+    successes = [a for a in series.attempts if a.outcome is Outcome.OK]
+    older = first.recovered and math.isinf(first.lasted.hi_s)
+    if older or not any(a.done_ns <= first.start_hi_ns and a.sent_ns <= first.start_lo_ns for a in successes):
+        return _Span(why=f"{series.name}: nothing succeeded before the first failure")
+    impact = (first.start_lo_ns, first.start_hi_ns)
+    last_failure_ns = max(a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK)
+    if last.end_lo_ns is None or last.end_hi_ns is None:
+        return _Span(impact, None, last_failure_ns, _difference((last_failure_ns, math.inf), impact, floor_s=0.0))
+    restored = (last.end_lo_ns, last.end_hi_ns)
+    lasted = first.lasted if first is last else _difference(restored, impact, floor_s=0.0)
+    return _Span(impact, restored, last_failure_ns, lasted)
+
+
+def _untouched(series: Series, fault: Moment | None, settings: Settings) -> _Span:
+    """Return the span of a series without a failure: at most its longest gap, if it was watched for W afterwards."""
+    successes = [a for a in in_send_order(series.attempts) if a.outcome is Outcome.OK]
+    since_ns = -math.inf
+    if fault is not None:
+        watched_ns = max((a.sent_ns for a in successes), default=fault[1]) - fault[1]
+        if watched_ns < settings.window_ns:
+            return _Span(why=f"{series.name}: not watched for {settings.window_s:g} s after the fault")
+        since_ns = max((a.sent_ns for a in successes if a.done_ns <= fault[0]), default=-math.inf)
+    gap_ns = longest_gap_ns(successes, sent_from_ns=since_ns)
+    if gap_ns is None:
+        return _Span(why=f"{series.name}: fewer than two attempts succeeded")
+    return _Span(lasted=Interval(0.0, gap_ns / NS_PER_S))
+
+
+def _hull(spans: Sequence[_Span]) -> _Span:
+    """Return the span over several series: from the earliest impact to the latest restoration."""
+    if not spans:
+        return _Span(why="no probe stood for the service")
+    known = [s.lasted for s in spans if s.lasted is not None]
+    if len(known) < len(spans):
+        return _Span(why="; ".join(s.why for s in spans if s.why))
+    hit = [s for s in spans if s.impact is not None]
+    if not hit:
+        return _Span(lasted=_worst(known))
+    if len(hit) == 1:
+        return hit[0]
+    impacts = [s.impact for s in hit if s.impact is not None]
+    ends = [s.restored for s in hit if s.restored is not None]
+    impact = (min(lo for lo, _ in impacts), min(hi for _, hi in impacts))
+    last_failure_ns = max(s.last_failure_ns for s in hit)
+    if len(ends) < len(hit):
+        return _Span(impact, None, last_failure_ns, _difference((last_failure_ns, math.inf), impact, floor_s=0.0))
+    restored = (max(lo for lo, _ in ends), max(hi for _, hi in ends))
+    return _Span(impact, restored, last_failure_ns, _difference(restored, impact, floor_s=0.0))
+
+
+def _rta_slo(
+    headline: Sequence[Series], total: _Span, settings: Settings, unmeasured: dict[str, str]
+) -> Interval | None:
+    """Return SLO_RESTORED − IMPACT_START; never earlier than SERVICE_RESTORED."""
+    if not settings.has_slo:
+        unmeasured["rta_slo"] = "no SLO was set"
+        return None
+    if total.impact is None:
+        unmeasured["rta_slo"] = "no failed attempt"
+        return None
+    if total.restored is None:
+        unmeasured["rta_slo"] = "the service was never restored"
+        return None
+    lo_ns, hi_ns = total.restored
+    found = [slo_restored(s, settings, since_ns=total.impact[0]) for s in headline]
+    whole = [moment for moment in found if moment is not None]
+    if len(whole) < len(found):
+        unmeasured["rta_slo"] = f"not one whole window of {settings.window_s:g} s was observed after the impact"
+        return None
+    never = any(hi is None for _, hi in whole)
+    lo_ns = max([lo_ns, *(lo for lo, _ in whole)])
+    hi_ns = max([hi_ns, *(hi for _, hi in whole if hi is not None)])
+    return _difference((lo_ns, math.inf if never else max(lo_ns, hi_ns)), total.impact, floor_s=0.0)
+
+
+# --- differences of events --------------------------------------------------------------------------------------------
+
+
+def _difference(later: tuple[float, float], earlier: tuple[float, float], *, floor_s: float = -math.inf) -> Interval:
+    """Return later − earlier in seconds; not below floor_s."""
+    lo_s = max(floor_s, (later[0] - earlier[1]) / NS_PER_S)
+    return Interval(lo_s, max(lo_s, (later[1] - earlier[0]) / NS_PER_S))
+
+
+@dataclass(frozen=True, slots=True)
+class _Differences:
+    """Differences to IMPACT_START and SERVICE_RESTORED; notes the reason of each that cannot be had."""
+
+    unmeasured: dict[str, str]
+    impact: Moment | None
+    restored: Moment | None
+
+    def since_impact(self, name: str, later: Mark | None, *, instead: Moment | None = None) -> Interval | None:
+        return self.of(name, _moment(later), self.impact or instead, "the event was not seen", "no failed attempt")
+
+    def until_restored(self, name: str, earlier: Mark | None) -> Interval | None:
+        return self.of(name, self.restored, _moment(earlier), "no restoration was seen", "the event was not seen")
+
+    def of(
+        self, name: str, later: Moment | None, earlier: Moment | None, no_later: str, no_earlier: str
+    ) -> Interval | None:
+        if later is None or earlier is None:
+            self.unmeasured[name] = no_later if later is None else no_earlier
+            return None
+        return _difference(later, earlier)
+
+
+def _decompose(marks: Sequence[Mark], between: _Differences) -> Decomposition:
+    """Return RTA in four parts; their bounds overlap because each event is itself an interval."""
+    detected = _moment(_first(marks, MarkKind.DETECTED))
+    declared = _moment(_first(marks, MarkKind.DECLARED))
+    ended = _moment(_last(marks, MarkKind.RECOVERY_END))
+    seen = "the event was not seen"
+    return Decomposition(
+        ttd=between.of("ttd", detected, between.impact, seen, "no failed attempt"),
+        tti=between.of("tti", declared, detected, seen, seen),
+        ttm=between.of("ttm", ended, declared, seen, seen),
+        ttv=between.of("ttv", between.restored, ended, "no restoration was seen", seen),
+    )
+
+
+def _first(marks: Sequence[Mark], kind: MarkKind) -> Mark | None:
+    return min((m for m in marks if m.kind is kind), key=lambda m: m.t_lo_ns, default=None)
+
+
+def _last(marks: Sequence[Mark], kind: MarkKind) -> Mark | None:
+    return max((m for m in marks if m.kind is kind), key=lambda m: m.t_hi_ns, default=None)
+
+
+def _plan_start(marks: Sequence[Mark]) -> Mark | None:
+    return _first([m for m in marks if m.name == "recovery"], MarkKind.PHASE)
+
+
+def _moment(mark: Mark | None) -> Moment | None:
+    return None if mark is None else (mark.t_lo_ns, mark.t_hi_ns)
+
+
+def _fault(marks: Sequence[Mark]) -> Moment | None:
+    """Return from when the first fault was requested to when the last one was known to be effective."""
+    requested = [m for m in marks if m.kind is MarkKind.FAULT_REQUESTED]
+    if not requested:
+        return None
+    known = [m for m in marks if m.kind in {MarkKind.FAULT_REQUESTED, MarkKind.FAULT_EFFECTIVE}]
+    return min(m.t_lo_ns for m in requested), max(m.t_hi_ns for m in known)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def _losses(
+    history: History,
+    service: Sequence[Series],
+    spans: Mapping[str, _Span],
+    by_series: Mapping[str, Sequence[Outage]],
+    fault: Moment | None,
+    unmeasured: dict[str, str],
+) -> tuple[LossAccount, ...]:
+    writers = [s for s in service if s.role is Role.WRITES]
+    losses = []
+    for series in writers:
+        readings = [r for r in history.survivors if r.series == series.name]
+        if not readings:
+            unmeasured["rpa"] = f"{series.name}: its rows were not read back"
+            continue
+        restored = spans[series.name].restored
+        losses.append(
+            account(
+                series,
+                readings,
+                restored_ns=None if restored is None else restored[1],
+                outages=by_series[series.name],
+                fault=fault,
+            )
+        )
+    if not writers:
+        unmeasured["rpa"] = "no probe wrote"
+    return tuple(losses)
+
+
+def _worst(intervals: Sequence[Interval]) -> Interval | None:
+    """Return the bounds of the greatest of several unknown numbers."""
+    if not intervals:
+        return None
+    return Interval(max(i.lo_s for i in intervals), max(i.hi_s for i in intervals))

@@ -1,0 +1,404 @@
+"""What a report says, section by section; markdown.py and page.py only give it a form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from drkit.model import LossAccount, Mark, MarkKind, RunRecord, UndoRecord, Verdict, type_json
+from drkit.report import charts, numbers, timeline
+from drkit.report.document import Block, Cell, Figure, Grid, Listing, Section, Text
+from drkit.report.objectives import table
+
+WIDE_PX, NARROW_PX = 820.0, 344.0
+_HALF_WIDE_PX = 640.0
+_MOST_ROWS = 300
+
+
+def warnings(record: RunRecord) -> tuple[str, ...]:
+    """Return what a reader must not miss, before any number."""
+    said = []
+    if pending := [u for u in record.undo if not u.done]:
+        said.append(
+            f"{len(pending)} undo record(s) still pending: something may still be broken. drkit undo {record.run_id}"
+        )
+    if not record.ended:
+        said.append("The run was cut short and nobody finished it; this report shows what was on disk.")
+    said += [f"The probe {s.name} died before it was told to stop." for s in record.history.series if not s.complete]
+    said += [
+        f"The rows of {s.series} had not settled when they were read back."
+        for s in record.history.survivors
+        if not s.settled
+    ]
+    if certificate(record) is None:
+        said.append("Not calibrated: no calibration certificate belongs to this run. drkit calibrate")
+    return tuple(said)
+
+
+def in_short(record: RunRecord) -> str:
+    """Return the run in one line."""
+    rows = [f"{r.objective} achieved: {r.achieved}; target: {r.target}" for r in table(record).rows[:2]]
+    return ". ".join(rows) + "."
+
+
+def certificate(record: RunRecord) -> Mapping[str, type_json] | None:
+    """Return the calibration certificate that came with the run, if any."""
+    found = next((record.instrument[k] for k in ("calibration", "certificate") if record.instrument.get(k)), None)
+    return found if isinstance(found, Mapping) else {"certificate": found} if found else None
+
+
+def sections(record: RunRecord) -> tuple[Section, ...]:
+    """Return everything below the verdict, in reading order."""
+    return (
+        Section("targets", "Targets and what was achieved", _targets(record)),
+        Section("timeline", "What happened", _timeline(record)),
+        Section("outages", "Outages", _outages(record)),
+        Section("recovery", "Recovery time and its parts", _recovery(record)),
+        Section("data", "Data: what became of acknowledged writes", _data(record)),
+        Section("service", "Availability and latency", _service(record)),
+        Section("touched", "What was touched, and put back", _touched(record)),
+        Section("events", "Events", _events(record)),
+        Section("method", "How it was measured", _method(record)),
+        Section("identity", "Run and environment", _identity(record)),
+    )
+
+
+def _targets(record: RunRecord) -> tuple[Block, ...]:
+    found = table(record).rows
+    pictures = any(r.gauge for r in found)  # without any, the column is left out
+    head = ("objective", "target", "achieved", *(("picture",) if pictures else ()), "verdict")
+    rows: list[tuple[Cell, ...]] = []
+    for r in found:
+        unjudged = "not promised" if r.target == "none" else "over many runs"
+        rows.append((r.objective, r.target, r.achieved, *((r.gauge or "",) if pictures else ()), r.verdict or unjudged))
+    return (
+        Grid("Objectives", head, tuple(rows)),
+        Text(
+            "Achieved values are intervals: a client only samples, so the truth lies between samples. "
+            "A target passes when the upper bound meets it."
+        ),
+    )
+
+
+def _timeline(record: RunRecord) -> tuple[Block, ...]:
+    whole = timeline.extent(record)
+    if whole is None:
+        return (Text("Nothing was recorded in this run."),)
+    blocks: list[Block] = [_drawn(record, whole, "The whole run", timeline.KEY)]
+    if near := timeline.around_the_outage(record):
+        blocks.append(_drawn(record, near, "Around the outage", ()))
+    flags = tuple(f"{_when(record, f.mark)} {f.words}" for f in timeline.flags(record))
+    if flags:
+        blocks.append(Listing(flags, "The numbered moments (seconds since the start of the run)"))
+    if phases := timeline.phases(record):
+        told = tuple(
+            (name, numbers.moment(lo, lo, record.origin_ns), numbers.seconds((hi - lo) / 1e9))
+            for name, lo, hi in phases
+        )
+        blocks.append(Grid("Phases", ("phase", "from", "lasted"), told))
+    return tuple(blocks)
+
+
+def _drawn(record: RunRecord, window: tuple[int, int], caption: str, key: tuple[tuple[str, str], ...]) -> Figure:
+    wide, narrow = (timeline.picture(record, window, px, caption) for px in (WIDE_PX, NARROW_PX))
+    return Figure(caption, wide, narrow, key)
+
+
+def _outages(record: RunRecord) -> tuple[Block, ...]:
+    if not record.measurement.outages:
+        return (Text(f"No outage was seen. {_unmeasured(record, 'outages', 'rta')}".strip()),)
+    rows = tuple(
+        (
+            o.series,
+            numbers.moment(o.start_lo_ns, o.start_hi_ns, record.origin_ns),
+            "not recovered"
+            if o.end_lo_ns is None or o.end_hi_ns is None
+            else numbers.moment(o.end_lo_ns, o.end_hi_ns, record.origin_ns),
+            numbers.interval(o.lasted),
+            ", ".join(
+                f"{numbers.count(n)} × {why}" for why, n in sorted(o.failures.items(), key=lambda x: (-x[1], x[0]))
+            ),
+        )
+        for o in record.measurement.outages
+    )
+    return _capped("Each outage of each client", ("series", "began", "ended", "lasted", "failed attempts"), rows)
+
+
+def _recovery(record: RunRecord) -> tuple[Block, ...]:
+    m, d = record.measurement, record.measurement.decomposition
+    named = (
+        ("rta", "RTA (headline)", "first impact → service restored", m.rta),
+        ("rta_slo", "RTA, latency and errors too", "first impact → SLO restored", m.rta_slo),
+        ("rta_verified", "RTA, data verified", "first impact → data verified", m.rta_verified),
+        (
+            "since_recovery_start",
+            "Since recovery began",
+            "recovery start → service restored (NIST SP 800-34)",
+            m.since_recovery_start,
+        ),
+        (
+            "since_plan_start",
+            "Since the plan began",
+            "plan start → service restored (as AWS ARC counts)",
+            m.since_plan_start,
+        ),
+        ("redundancy", "Redundancy restored", "first impact → the next failure is survivable again", m.redundancy),
+        ("ttd", "TTD", "impact → detected by an independent alarm", d.ttd),
+        ("tti", "TTI", "detected → declared", d.tti),
+        ("ttm", "TTM", "declared → recovery ended", d.ttm),
+        ("ttv", "TTV", "recovery ended → service restored", d.ttv),
+    )
+    rows = tuple(
+        (
+            name,
+            span,
+            numbers.interval(v) + (" (negative: healed by itself before that)" if v.hi_s < 0 else "")
+            if v
+            else _absent(record, key),
+        )
+        for key, name, span, v in named
+    )
+    blocks: list[Block] = [Grid("Recovery time", ("number", "from → to", "value"), rows)]
+    if any((d.ttd, d.tti, d.ttm, d.ttv)):
+        wide, narrow = (charts.parts_of_recovery(d, px) for px in (_HALF_WIDE_PX, NARROW_PX))
+        blocks.append(Figure("Detect, decide, mitigate, verify, one after the other", wide, narrow))
+    if m.rta_by_series:
+        how = {s.name: f"{s.kind}, {s.connection} connections" for s in record.history.series}
+        each = [(name, m.rta_by_series[name]) for name in sorted(m.rta_by_series)]
+        blocks.append(
+            Grid(
+                "Each client's own recovery: fresh against pooled",
+                ("series", "client", "recovery time"),
+                tuple((n, how.get(n, ""), numbers.interval(v)) for n, v in each),
+            )
+        )
+        if len(each) > 1:
+            title = "Recovery time of each client"
+            wide, narrow = (charts.bars(each, px, title) for px in (_HALF_WIDE_PX, NARROW_PX))
+            blocks.append(Figure(title, wide, narrow))
+    return tuple(blocks)
+
+
+def _data(record: RunRecord) -> tuple[Block, ...]:
+    losses = record.measurement.losses
+    if not losses:
+        return (Text(f"No writer's account was made. {_unmeasured(record, 'rpa')}".strip()),)
+    accounts = tuple((name, *(tell(x) for x in losses)) for name, tell in _ACCOUNT)
+    return (
+        Grid("Data-loss account, one column a writer", ("", *(x.series for x in losses)), accounts),
+        Text(
+            "Lost: acknowledged and gone. Recovered: of unknown outcome and there, which is allowed. "
+            "Phantom, resurrected, corrupt, duplicated, lost later (acknowledged after recovery) or holes: "
+            "integrity is broken, whatever the RPA."
+        ),
+    )
+
+
+_ACCOUNT: tuple[tuple[str, Callable[[LossAccount], str]], ...] = (
+    ("acknowledged", lambda x: numbers.count(x.acknowledged)),
+    ("unknown outcome", lambda x: numbers.count(x.unknown)),
+    ("certainly failed", lambda x: numbers.count(x.failed)),
+    ("rows read back", lambda x: numbers.count(x.read)),
+    ("LOST", lambda x: numbers.few(x.lost)),
+    ("recovered", lambda x: numbers.few(x.recovered)),
+    ("phantom", lambda x: numbers.few(x.phantom)),
+    ("resurrected", lambda x: numbers.few(x.resurrected)),
+    ("corrupt", lambda x: numbers.few(x.corrupt)),
+    ("duplicated", lambda x: numbers.few(x.duplicated)),
+    ("holes", lambda x: numbers.count(x.holes)),
+    ("lost later", lambda x: numbers.few(x.lost_later)),
+    ("integrity", lambda x: "BROKEN" if x.integrity_broken else "whole"),
+    ("RPA", lambda x: numbers.interval(x.rpa, "no upper bound")),
+)
+
+
+def _service(record: RunRecord) -> tuple[Block, ...]:
+    m, blocks = record.measurement, list[Block]()
+    if m.availability:
+        rows = tuple(
+            (
+                a.series,
+                numbers.seconds(a.observed_s),
+                numbers.percent(a.time_share_lo, a.time_share_hi),
+                f"{numbers.percent(round(a.request_share, 6))} "
+                f"({numbers.count(a.good)} of {numbers.count(a.eligible)})",
+                f"≤ {numbers.percent(round(a.error_rate_upper95, 6))}",
+                numbers.interval(a.brownout_s),
+            )
+            for a in m.availability
+        )
+        blocks.append(
+            Grid(
+                "Availability",
+                ("series", "observed", "of the time", "of the requests", "error rate (95 % bound)", "brown-out"),
+                rows,
+            )
+        )
+    if m.latency:
+        told = tuple(
+            (x.series, numbers.count(x.count), *(numbers.seconds(v) for v in (x.p50_s, x.p95_s, x.p99_s, x.max_s)))
+            for x in m.latency
+        )
+        blocks.append(
+            Grid(
+                "Latency, from the moment an attempt was due; time-outs count at τ",
+                ("series", "n", "p50", "p95", "p99", "max"),
+                told,
+            )
+        )
+    whole = timeline.extent(record)
+    if whole and (wide := charts.latency(record, whole, WIDE_PX)):
+        key = (("p50", "p50"), ("p95", "p95"), *((("target", "p95 target"),) if record.objective.p95_s else ()))
+        blocks.append(
+            Figure(
+                "Latency over time (logarithmic; successes, and time-outs at τ)",
+                wide,
+                charts.latency(record, whole, NARROW_PX),
+                key,
+            )
+        )
+    return tuple(blocks) or (Text(f"Nothing was observed. {_unmeasured(record, 'availability', 'latency')}".strip()),)
+
+
+def _touched(record: RunRecord) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    if record.effects:
+        rows = tuple(
+            (
+                e.what or e.call,
+                e.call,
+                e.resource,
+                e.zone or e.region or numbers.ABSENT,
+                e.undo or numbers.ABSENT,
+                "yes" if e.consented else "no",
+            )
+            for e in record.effects
+        )
+        blocks += _capped(
+            "Planned effects, in order", ("effect", "call", "resource", "where", "undo", "consented"), rows
+        )
+    else:
+        blocks.append(Text("No effect was planned."))
+    if record.undo:
+        undone = tuple(
+            (str(u.seq), u.verb, numbers.short(numbers.words(u.args)), u.region or numbers.ABSENT, _undo_state(u))
+            for u in record.undo
+        )
+        blocks += _capped(
+            "Undo records, each written before its fault", ("no.", "verb", "arguments", "region", "state"), undone
+        )
+    else:
+        blocks.append(Text("No undo record was written: nothing was broken by this run."))
+    residue = [m for m in record.history.marks if m.kind is MarkKind.RESIDUE]
+    if residue:
+        blocks.append(
+            Listing(
+                tuple(f"{m.name}: {numbers.short(numbers.words(m.detail))}" for m in residue),
+                "Residue: differences that should not be there",
+            )
+        )
+    return tuple(blocks)
+
+
+def _undo_state(u: UndoRecord) -> str:
+    return "done" if u.done else "PENDING: not known to be put back"
+
+
+def _events(record: RunRecord) -> tuple[Block, ...]:
+    marks = sorted(record.history.marks, key=lambda m: (m.t_lo_ns, m.t_hi_ns))
+    if not marks:
+        return (Text("No event was recorded."),)
+    rows = tuple(
+        (_when(record, m), str(m.kind), numbers.short(m.name), numbers.short(numbers.words(m.detail))) for m in marks
+    )
+    return _capped("Events, in seconds since the start of the run", ("when", "kind", "name", "detail"), rows)
+
+
+def _method(record: RunRecord) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    series = tuple(
+        (
+            s.name,
+            f"{s.kind}, {s.connection}, {s.role}",
+            numbers.seconds(s.every_s),
+            numbers.seconds(s.timeout_s),
+            numbers.count(len(s.attempts)),
+            f"{numbers.count(s.ticks_lost)} of {numbers.count(s.ticks_due)}"
+            + (f" ({numbers.percent(round(s.ticks_lost / s.ticks_due, 6))})" if s.ticks_due else ""),
+            "yes" if s.complete else "NO",
+        )
+        for s in record.history.series
+    )
+    if series:
+        blocks.append(
+            Grid(
+                "Open-loop probes: starts never wait for earlier answers",
+                ("series", "client", "period p", "time-out τ", "attempts", "ticks lost", "complete"),
+                series,
+            )
+        )
+    else:
+        blocks.append(Text("No probe ran."))
+    rest = {k: v for k, v in record.instrument.items() if k not in ("calibration", "certificate")}
+    if rest:
+        blocks.append(_facts("Settings of the instrument", rest))
+    proof = certificate(record)
+    if proof is None:
+        blocks.append(Text("Calibration: not calibrated."))
+    else:
+        blocks.append(_facts("Calibration certificate", proof))
+    if record.measurement.unmeasured:
+        blocks.append(_facts("Not measured, and why", record.measurement.unmeasured))
+    return tuple(blocks)
+
+
+def _identity(record: RunRecord) -> tuple[Block, ...]:
+    run = {
+        "run": record.run_id,
+        "number in the register": record.number,
+        record.kind: record.name,
+        "target": f"{record.target} ({record.target_kind})",
+        "started (UTC)": record.started_at,
+        "plan digest": record.plan_digest or "none",
+        "ended": record.ended,
+    }
+    facts = tuple((k, numbers.words(v)) for k, v in run.items())
+    return (Grid("Run", ("", "value"), facts), _facts("Environment", record.environment))
+
+
+def _facts(caption: str, values: Mapping[str, type_json]) -> Grid:
+    return Grid(caption, ("", "value"), tuple(_flat(values)) or (("none recorded", ""),))
+
+
+def _flat(values: Mapping[str, type_json], under: str = "") -> Iterable[tuple[str, str]]:
+    for key in sorted(values, key=str):
+        value = values[key]
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{under}{key}.")
+        else:
+            yield f"{under}{key}", numbers.short(numbers.words(value), 600)
+
+
+def _capped(caption: str, head: tuple[str, ...], rows: tuple[tuple[Cell, ...], ...]) -> tuple[Block, ...]:
+    blocks: tuple[Block, ...] = (Grid(caption, head, rows[:_MOST_ROWS]),)
+    if len(rows) > _MOST_ROWS:
+        blocks += (Text(f"… and {numbers.count(len(rows) - _MOST_ROWS)} more, all of them in report.json."),)
+    return blocks
+
+
+def _when(record: RunRecord, mark: Mark) -> str:
+    return numbers.moment(mark.t_lo_ns, mark.t_hi_ns, record.origin_ns)
+
+
+def _absent(record: RunRecord, number: str) -> str:
+    reason = record.measurement.unmeasured.get(number, "")
+    return f"– ({numbers.short(reason)})" if reason else numbers.ABSENT
+
+
+def _unmeasured(record: RunRecord, *names: str) -> str:
+    return next(
+        (f"({numbers.short(record.measurement.unmeasured[n])})" for n in names if n in record.measurement.unmeasured),
+        "",
+    )
+
+
+GLYPHS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?", Verdict.INVALID: "⊘", Verdict.ABORTED: "■"}

@@ -1,0 +1,34 @@
+"""AWS: one account, one verb a method. Importing this registers every undo verb of AWS and loads no boto3."""
+
+from drkit.targets.aws import alarms, permissions
+from drkit.targets.aws.account import Account, Caller
+from drkit.targets.aws.compute import Instance, Instances, TargetHealth, target_health
+from drkit.targets.aws.database import Database, DbEvent, DbInstance
+from drkit.targets.aws.dns import Records
+from drkit.targets.aws.groups import Group, Groups, Member
+from drkit.targets.aws.network import Association, Subnet, Subnets
+from drkit.targets.aws.parameters import Parameters
+from drkit.targets.aws.permissions import iam_actions
+
+__all__ = [
+    "Account",
+    "Association",
+    "Caller",
+    "Database",
+    "DbEvent",
+    "DbInstance",
+    "Group",
+    "Groups",
+    "Instance",
+    "Instances",
+    "Member",
+    "Parameters",
+    "Records",
+    "Subnet",
+    "Subnets",
+    "TargetHealth",
+    "alarms",
+    "iam_actions",
+    "permissions",
+    "target_health",
+]

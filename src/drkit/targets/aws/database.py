@@ -1,0 +1,399 @@
+"""The RDS instance of a target: what RDS says about it, failed over, stopped, its replica promoted and made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from drkit import clock
+from drkit import undo as undo_journal
+from drkit.errors import Refused, TargetError
+from drkit.guard import Permit
+from drkit.model import Effect
+from drkit.targets import Target
+from drkit.targets.aws.account import Account, named, tags_of
+from drkit.targets.aws.network import RUN_TAG
+from drkit.undo import UndoJournal
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
+
+IAM_FAILOVER = ("rds:DescribeDBInstances", "rds:RebootDBInstance")
+IAM_STOP = ("rds:DescribeDBInstances", "rds:StartDBInstance", "rds:StopDBInstance")
+IAM_PROMOTE = (
+    "rds:AddTagsToResource", "rds:CreateDBInstanceReadReplica", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
+    "rds:PromoteReadReplica",
+)  # fmt: skip
+NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault"}
+NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
+MOVING = {"rebooting", "failing-over"}
+DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
+ACCEPTED_TIMEOUT_S = 1800.0  # until the source is in a state in which it can get a replica again
+
+
+@dataclass(frozen=True, slots=True)
+class DbInstance:
+    """One RDS instance as RDS describes it."""
+
+    instance_id: str
+    arn: str
+    status: str  # RDS's word: available, rebooting, stopped, …
+    zone: str  # of the writer
+    secondary_zone: str  # of the Multi-AZ standby; "" while there is none
+    multi_az: bool
+    host: str
+    port: int
+    source: str  # what it is a replica of (identifier, or ARN across regions); ""
+    replica_ids: tuple[str, ...]
+    replication: str  # "replicating", "error", …; "" for no replica
+    deletion_protection: bool
+    consented: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_replica(self) -> bool:
+        return bool(self.source)
+
+    @property
+    def redundant(self) -> bool:
+        """Return whether RDS says that the loss of the writer's zone would be survived."""
+        return self.status == "available" and self.multi_az and self.secondary_zone not in {"", self.zone}
+
+
+@dataclass(frozen=True, slots=True)
+class DbEvent:
+    """Something that RDS reported about an instance; its time is the wall clock of AWS, to the second or so."""
+
+    at: datetime
+    message: str
+    categories: tuple[str, ...]
+
+
+class Database:
+    """The RDS instances of one region."""
+
+    def __init__(self, target: Target, region: str = "") -> None:
+        self._account = Account(target)
+        self._region = region or target.region
+        self._rds = self._account.client("rds", self._region)
+
+    def instance(self, instance_id: str) -> DbInstance:
+        """Return an instance as it is now; TargetError (code DBInstanceNotFound) if there is none."""
+        return self._value(self._described(instance_id))
+
+    def exists(self, instance_id: str) -> bool:
+        try:
+            self._described(instance_id)
+        except TargetError as e:
+            if e.code in NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def events(self, instance_id: str, since: datetime) -> tuple[DbEvent, ...]:
+        """Return what RDS reported since a moment (with time zone; RDS keeps 14 days), oldest first."""
+        pages = self._rds.get_paginator("describe_events").paginate(
+            SourceIdentifier=named(instance_id, "database"), SourceType="db-instance", StartTime=since
+        )
+        events = [
+            DbEvent(e["Date"], e.get("Message", ""), tuple(e.get("EventCategories", ())))
+            for page in pages
+            for e in page["Events"]
+            if e["Date"] >= since
+        ]
+        return tuple(sorted(events, key=lambda e: e.at))
+
+    def subnet_ids(self, instance_id: str, zone: str = "") -> tuple[str, ...]:
+        """Return the subnets of an instance's subnet group, in one zone or in all."""
+        subnets = self._described(instance_id).get("DBSubnetGroup", {}).get("Subnets", [])
+        return tuple(
+            sorted(
+                s["SubnetIdentifier"]
+                for s in subnets
+                if not zone or s.get("SubnetAvailabilityZone", {}).get("Name") == zone
+            )
+        )
+
+    # --- failover ---
+
+    def plan_failover(self, instance_id: str) -> tuple[Effect, ...]:
+        """Return what a forced failover would do."""
+        now = self.instance(instance_id)
+        return (
+            Effect(
+                call="rds:RebootDBInstance",
+                resource=instance_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"fail {instance_id} over from {now.zone} to {now.secondary_zone or 'its standby'}",
+                undo="none needed: the standby is the writer then, and RDS makes a new standby",
+                iam=IAM_FAILOVER,
+                consented=now.consented,
+            ),
+        )
+
+    def force_failover(self, instance_id: str, *, from_zone: str, permit: Permit, undo: UndoJournal) -> bool:
+        """Make the standby the writer, unless the writer has left `from_zone` already; return whether it was asked for.
+
+        It is done when `instance(...).zone` is another one and clients can write. Raises Refused without consent,
+        TargetError if there is no standby or RDS is busy with the instance.
+        """
+        named(from_zone, "zone")
+        named(instance_id, "database")
+        self._account.may_break(permit)
+        now = self.instance(instance_id)
+        self._account.must_consent(instance_id, now.tags)
+        if now.zone != from_zone or now.status in MOVING:
+            return False
+        if not now.multi_az:
+            raise TargetError(
+                f"{instance_id} cannot fail over: it has no standby (MultiAZ is off)",
+                "turn Multi-AZ on, or accept that the loss of its zone is the loss of the database",
+                "InvalidParameterCombination",
+            )
+        undo.will(
+            "leave_failed_over", region=self._region, aws_region=self._region, instance_id=instance_id, zone=from_zone
+        )
+        try:
+            self._rds.reboot_db_instance(DBInstanceIdentifier=instance_id, ForceFailover=True)
+        except TargetError as e:
+            # A retry of a call whose answer was lost finds the instance rebooting: that is what was asked for.
+            if e.code not in NOT_NOW or self.instance(instance_id).status not in MOVING:
+                raise
+        return True
+
+    # --- stop and start ---
+
+    def plan_stop(self, instance_id: str) -> tuple[Effect, ...]:
+        """Return what stopping an instance would do."""
+        now = self.instance(instance_id)
+        return (
+            Effect(
+                call="rds:StopDBInstance",
+                resource=instance_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"stop {instance_id}",
+                undo=f"start {instance_id}",
+                iam=IAM_STOP,
+                consented=now.consented,
+            ),
+        )
+
+    def stop(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
+        """Stop an instance; return whether it was asked for (False: it is stopping or stopped already)."""
+        named(instance_id, "database")
+        self._account.may_break(permit)
+        now = self.instance(instance_id)
+        self._account.must_consent(instance_id, now.tags)
+        if now.status in {"stopping", "stopped"}:
+            return False
+        undo.will("start_database", region=self._region, aws_region=self._region, instance_id=instance_id)
+        self._rds.stop_db_instance(DBInstanceIdentifier=instance_id)
+        return True
+
+    def start(self, instance_id: str) -> bool:
+        """Start an instance; return whether it was asked for (False: it is not stopped)."""
+        named(instance_id, "database")
+        self._account.assert_account()
+        if self.instance(instance_id).status != "stopped":
+            return False
+        self._rds.start_db_instance(DBInstanceIdentifier=instance_id)
+        return True
+
+    # --- the replica ---
+
+    def plan_promote_replica(self, replica_id: str) -> tuple[Effect, ...]:
+        """Return what promoting a replica would do."""
+        now = self.instance(replica_id)
+        return (
+            Effect(
+                call="rds:PromoteReadReplica",
+                resource=replica_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"make {replica_id} a writer of its own; it stops following {now.source}",
+                undo=f"delete {replica_id} without a snapshot and make it again as a replica of {now.source}",
+                iam=IAM_PROMOTE,
+                consented=now.consented,
+            ),
+        )
+
+    def promote_replica(self, replica_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
+        """Make a replica a writer; return whether it was asked for (False: it is no replica any more).
+
+        Its undo deletes what was promoted, with what clients wrote to it. So it is tagged with the run first, and
+        Refused if it does not consent or is protected from deletion.
+        """
+        named(replica_id, "replica")
+        self._account.may_break(permit)
+        described = self._described(replica_id)
+        now = self._value(described)
+        self._account.must_consent(replica_id, now.tags)
+        if not now.is_replica:
+            return False
+        if now.deletion_protection:
+            raise Refused(
+                f"not promoting {replica_id}: it is protected from deletion, so it could not be put back",
+                "turn DeletionProtection off on the replica, or rehearse with another one",
+            )
+        undo.will(
+            "recreate_replica",
+            region=self._region,
+            aws_region=self._region,
+            replica_id=replica_id,
+            run_id=permit.run_id,
+            settings=_settings(described, self._account.target),
+        )
+        self._rds.add_tags_to_resource(ResourceName=now.arn, Tags=[{"Key": RUN_TAG, "Value": permit.run_id}])
+        permit.check()
+        try:
+            self._rds.promote_read_replica(DBInstanceIdentifier=replica_id)
+        except TargetError as e:
+            # As above: a retry finds the promotion under way.
+            if e.code not in NOT_NOW or self.instance(replica_id).is_replica:
+                raise
+        return True
+
+    def _described(self, instance_id: str) -> DBInstanceTypeDef:
+        (described,) = self._rds.describe_db_instances(DBInstanceIdentifier=named(instance_id, "database"))[
+            "DBInstances"
+        ]
+        return described
+
+    def _value(self, d: DBInstanceTypeDef) -> DbInstance:
+        tags = tags_of(d.get("TagList"))
+        endpoint = d.get("Endpoint", {})
+        infos = [i for i in d.get("StatusInfos", []) if i.get("StatusType") == "read replication"]
+        return DbInstance(
+            instance_id=d["DBInstanceIdentifier"],
+            arn=d["DBInstanceArn"],
+            status=d["DBInstanceStatus"],
+            zone=d.get("AvailabilityZone", ""),
+            secondary_zone=d.get("SecondaryAvailabilityZone", ""),
+            multi_az=d.get("MultiAZ", False),
+            host=endpoint.get("Address", ""),
+            port=endpoint.get("Port", 0),
+            source=d.get("ReadReplicaSourceDBInstanceIdentifier", ""),
+            replica_ids=tuple(d.get("ReadReplicaDBInstanceIdentifiers", ())),
+            replication=infos[0].get("Status", "") if infos else "",
+            deletion_protection=d.get("DeletionProtection", False),
+            consented=self._account.consented(tags),
+            tags=tags,
+        )
+
+
+def _settings(d: DBInstanceTypeDef, target: Target) -> dict[str, Any]:
+    """Return the arguments of CreateDBInstanceReadReplica that make this replica again."""
+    source = d["ReadReplicaSourceDBInstanceIdentifier"]
+    settings: dict[str, Any] = {
+        "DBInstanceIdentifier": d["DBInstanceIdentifier"],
+        "SourceDBInstanceIdentifier": source,
+        "DBInstanceClass": d.get("DBInstanceClass"),
+        "Port": d.get("Endpoint", {}).get("Port"),
+        "MultiAZ": d.get("MultiAZ"),
+        "AvailabilityZone": None if d.get("MultiAZ") else d.get("AvailabilityZone"),
+        "DBSubnetGroupName": d.get("DBSubnetGroup", {}).get("DBSubnetGroupName"),
+        "VpcSecurityGroupIds": [g["VpcSecurityGroupId"] for g in d.get("VpcSecurityGroups", [])],
+        "DBParameterGroupName": next((g["DBParameterGroupName"] for g in d.get("DBParameterGroups", [])), None),
+        "StorageType": d.get("StorageType"),
+        "KmsKeyId": d.get("KmsKeyId"),
+        "PubliclyAccessible": d.get("PubliclyAccessible"),
+        "AutoMinorVersionUpgrade": d.get("AutoMinorVersionUpgrade"),
+        "CopyTagsToSnapshot": d.get("CopyTagsToSnapshot"),
+        "EnableIAMDatabaseAuthentication": d.get("IAMDatabaseAuthenticationEnabled"),
+        "EnablePerformanceInsights": d.get("PerformanceInsightsEnabled"),
+        "EnableCloudwatchLogsExports": d.get("EnabledCloudwatchLogsExports"),
+        "MaxAllocatedStorage": d.get("MaxAllocatedStorage"),
+        "MonitoringInterval": d.get("MonitoringInterval"),
+        "MonitoringRoleArn": d.get("MonitoringRoleArn"),
+        # AWS's own tags (aws:…) cannot be given.
+        "Tags": [t for t in d.get("TagList", []) if not t.get("Key", "").startswith(("aws:", RUN_TAG))],
+    }
+    if source.startswith("arn:"):
+        # Only subnet groups and ARNs work across regions; botocore signs the copy of an encrypted source with this.
+        settings["SourceRegion"] = source.split(":")[3]
+    elif target.database and source == target.database.instance_id:
+        settings.pop("DBSubnetGroupName")  # RDS takes the source's, and refuses one that is named
+    return {k: v for k, v in settings.items() if v not in (None, "", [])}
+
+
+@undo_journal.verb("leave_failed_over")
+def leave_failed_over(target: Target, *, aws_region: str, instance_id: str, zone: str) -> str:
+    """Say where the writer is: a failover needs no way back, both zones are as good."""
+    now = Database(target, aws_region).instance(instance_id)
+    if now.zone == zone:
+        return f"{instance_id} has its writer in {zone}, as before"
+    return f"{instance_id} has its writer in {now.zone} instead of {zone}; that is fine as it is"
+
+
+@undo_journal.verb("start_database")
+def start_database(target: Target, *, aws_region: str, instance_id: str) -> str:
+    """Start an instance that was stopped, when it has come to a halt."""
+    database = Database(target, aws_region)
+    clock.wait_until(
+        lambda: database.instance(instance_id).status != "stopping",
+        f"{instance_id} has stopped, so that it can be started",
+        timeout_s=ACCEPTED_TIMEOUT_S,
+        every_s=_every_s(target),
+    )
+    started = database.start(instance_id)
+    return f"started {instance_id}" if started else f"{instance_id} is {database.instance(instance_id).status}"
+
+
+@undo_journal.verb("recreate_replica")
+def recreate_replica(target: Target, *, aws_region: str, replica_id: str, run_id: str, settings: dict[str, Any]) -> str:
+    """Delete what a run promoted, without a snapshot, and make the replica again. RDS needs minutes to fill it.
+
+    Refuses to delete an instance that is not the one the run promoted (its tag), or that no longer consents.
+    """
+    named(replica_id, "replica")
+    database = Database(target, aws_region)
+    account = Account(target)
+    account.assert_account()
+    rds = account.client("rds", aws_region)
+    if database.exists(replica_id):
+        now = database.instance(replica_id)
+        if now.is_replica:
+            return f"{replica_id} is a replica of {now.source}"
+        if now.status != "deleting":
+            account.must_consent(replica_id, now.tags)
+            if now.tags.get(RUN_TAG) != run_id:
+                raise Refused(
+                    f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
+                    "look at it, and make the replica again by hand",
+                )
+
+    def gone() -> bool:
+        try:
+            if database.instance(replica_id).status != "deleting":
+                rds.delete_db_instance(
+                    DBInstanceIdentifier=replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+                )
+        except TargetError as e:
+            if e.code in NOT_FOUND:
+                return True
+            if e.code not in NOT_NOW:
+                raise
+        return False
+
+    def created() -> bool:
+        try:
+            rds.create_db_instance_read_replica(**settings)
+        except TargetError as e:
+            if e.code in NOT_NOW:  # the source is not available yet
+                return False
+            if not e.code.startswith("DBInstanceAlreadyExists"):
+                raise
+        return True
+
+    every_s = _every_s(target)
+    clock.wait_until(gone, f"{replica_id} is deleted", timeout_s=DELETED_TIMEOUT_S, every_s=every_s)
+    clock.wait_until(created, f"{replica_id} can be made again", timeout_s=ACCEPTED_TIMEOUT_S, every_s=every_s)
+    return f"making {replica_id} again as a replica of {settings['SourceDBInstanceIdentifier']}"
+
+
+def _every_s(target: Target) -> float:
+    return 0.2 if target.kind == "lab" else 10.0

@@ -1,0 +1,260 @@
+"""The database as a client sees it, through the target's endpoints: who answers, what follows it, does it take writes.
+
+Each question is one fresh connection with an end to its patience, because the interesting moments are those in which
+nobody answers. Nothing of the environment (PGHOSTADDR, PGSERVICE, …) can lead it elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from drkit.errors import TargetError, UsageError
+from drkit.targets import DatabaseTarget, Target
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+TIMEOUT_S = 3.0  # for connecting (libpq: whole seconds, at least 2), and again for each answer
+_SECRETS: dict[str, str] = {}  # ARN → password, until the database refuses it
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which server answered."""
+
+    address: str  # of the server itself, not of the endpoint in front of it
+    port: int
+    in_recovery: bool  # True: a standby or replica, read-only
+    timeline: int | None  # one more after each promotion; None where the user may not ask
+    system_identifier: str  # the same for a server and everything that was ever copied from it; "" as above
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """One server that streams from the writer, as the writer sees it (pg_stat_replication).
+
+    A standby whose network is gone stays listed until the writer's wal_sender_timeout: look at its lag. RDS does not
+    show the Multi-AZ standby here (it copies blocks), so there these are read replicas only.
+    """
+
+    name: str  # application_name
+    state: str  # startup, catchup, streaming, backup
+    sync_state: str  # sync, quorum, potential, async
+    lag_bytes: int | None  # written by the writer and not yet safe on the standby; None where the user may not ask
+    replay_lag_bytes: int | None
+    flush_lsn: str = ""  # up to where it is safe on the standby
+    writer_lsn: str = ""  # up to where the writer has written
+
+    @property
+    def is_replica(self) -> bool:
+        """Return whether it follows asynchronously: what it lacks is lost when it is promoted."""
+        return self.sync_state == "async"
+
+    @property
+    def in_sync(self) -> bool:
+        return self.state == "streaming" and self.sync_state in {"sync", "quorum"}
+
+
+def identity(target: Target, *, replica: bool = False, timeout_s: float = TIMEOUT_S) -> Identity:
+    """Return who answers at the writer endpoint (or the replica's). Raises TargetError if nobody does."""
+    with connect(target, replica=replica, timeout_s=timeout_s) as connection:
+        row = connection.execute(
+            "select coalesce(host(inet_server_addr()), 'local'), coalesce(inet_server_port(), 0), pg_is_in_recovery()"
+        ).fetchone()
+        assert row is not None  # a select without from has one row
+        control = _if_allowed(
+            connection,
+            # A writer's control file lags behind: after a promotion it names the old timeline until a checkpoint.
+            "select case when pg_is_in_recovery() then timeline_id"
+            " else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end, system_identifier::text"
+            " from pg_control_checkpoint(), pg_control_system()",
+        )
+        timeline, system_identifier = control or (None, "")
+        return Identity(row[0], row[1], row[2], timeline, system_identifier)
+
+
+def server(target: Target, *, replica: bool = False) -> str:
+    """Return the address and port of the server behind the writer endpoint (or the replica's): "10.0.1.7:5432"."""
+    who = identity(target, replica=replica)
+    return f"{who.address}:{who.port}"
+
+
+def is_in_recovery(target: Target, *, replica: bool = False) -> bool:
+    """Return whether the server that answers is a standby. Raises TargetError if nobody answers."""
+    return identity(target, replica=replica).in_recovery
+
+
+def standbys(target: Target, *, timeout_s: float = TIMEOUT_S) -> tuple[Standby, ...]:
+    """Return what streams from the writer, by name; () too if the writer endpoint leads to a standby."""
+    with connect(target, timeout_s=timeout_s) as connection:
+        rows = connection.execute(
+            "select coalesce(application_name, ''), coalesce(state, ''), coalesce(sync_state, ''),"
+            " pg_wal_lsn_diff(now.lsn, flush_lsn)::bigint, pg_wal_lsn_diff(now.lsn, replay_lsn)::bigint,"
+            " coalesce(flush_lsn::text, ''), coalesce(now.lsn::text, '')"
+            " from pg_stat_replication,"
+            " lateral (select case when pg_is_in_recovery() then pg_last_wal_receive_lsn()"
+            " else pg_current_wal_lsn() end as lsn) as now"
+            " where state is distinct from 'backup' order by 1"
+        ).fetchall()
+    return tuple(Standby(*row) for row in rows)
+
+
+def accepts_writes(target: Target, *, timeout_s: float = TIMEOUT_S) -> bool:
+    """Return whether a transaction commits through the writer endpoint, and is replicated as it was promised.
+
+    It writes one message into the WAL and touches no table. Raises TargetError only for what is wrong with the target
+    file: no such user, password or database.
+    """
+    from psycopg import Error
+
+    warnings: list[str] = []
+    try:
+        with connect(target, timeout_s=timeout_s) as connection:
+            # A wait for the synchronous standby that was cancelled is a success with this warning.
+            connection.add_notice_handler(lambda notice: warnings.append(notice.sqlstate or ""))
+            row = connection.execute("show transaction_read_only").fetchone()
+            if row is None or row[0] != "off":
+                return False
+            connection.execute("select pg_logical_emit_message(true, 'drkit', '')")
+    except TargetError as e:
+        if e.code.startswith(("28", "3D")):
+            raise
+        return False
+    except Error:
+        return False
+    return "01000" not in warnings
+
+
+@contextmanager
+def connect(target: Target, *, replica: bool = False, timeout_s: float = TIMEOUT_S) -> Iterator[Connection]:
+    """Give a fresh autocommit connection to the writer endpoint (or the replica's) for a few short questions.
+
+    Raises TargetError, with the SQLSTATE as its code where there is one, for anything that goes wrong in it; all of the
+    questions together may take timeout_s, then the socket is shut, whatever the server does.
+    """
+    import psycopg
+
+    database = _database(target)
+    host, port = (database.replica_host, database.replica_port) if replica else (database.host, database.port)
+    if not (host and port):
+        raise UsageError(
+            f"target {target.name} names no replica endpoint", "add database.replica_host and database.replica_port"
+        )
+    where = f"{database.dbname} at {host}:{port}"
+    watchdog: threading.Timer | None = None
+    try:
+        connection = psycopg.connect(**_parameters(target, database, host, port, timeout_s), autocommit=True)
+        watchdog = threading.Timer(timeout_s, _shut, [connection])
+        watchdog.daemon = True
+        watchdog.start()
+        with connection:
+            yield connection
+    except psycopg.Error as e:
+        said = str(e).strip().partition("\n")[0] or type(e).__name__
+        code = e.sqlstate or _code_of(str(e))
+        if code.startswith("28"):
+            _SECRETS.pop(database.password_secret_arn or "", None)
+        raise TargetError(f"{where}: {said}", _hint(code), code) from e
+    except OSError as e:  # the name does not resolve
+        raise TargetError(f"{where}: {e}", "is database.host right, and can this machine resolve it?") from e
+    finally:
+        if watchdog is not None:
+            watchdog.cancel()
+
+
+def _parameters(target: Target, database: DatabaseTarget, host: str, port: int, timeout_s: float) -> dict[str, Any]:
+    limit_ms = max(1, int(timeout_s * 1000))
+    parameters = {
+        "host": host,
+        # Resolved here, each time: else PGHOSTADDR in the environment would decide where this goes.
+        "hostaddr": str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]),
+        "port": port,
+        "dbname": database.dbname,
+        "user": database.user,
+        "sslmode": database.sslmode,
+        "gssencmode": "disable",
+        "target_session_attrs": "any",
+        "application_name": "drkit",
+        "connect_timeout": max(2, round(timeout_s)),
+        "tcp_user_timeout": limit_ms,
+        "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms}",
+    }
+    password = _password(target, database)
+    return parameters if password is None else {**parameters, "password": password}
+
+
+def _password(target: Target, database: DatabaseTarget) -> str | None:
+    if database.password_env:
+        try:
+            return os.environ[database.password_env]
+        except KeyError:
+            raise UsageError(
+                f"the environment variable {database.password_env} is not set",
+                f"it holds the password of {database.user} on {target.name}",
+            ) from None
+    arn = database.password_secret_arn
+    if not arn:
+        return None
+    if arn not in _SECRETS:
+        from drkit.targets.aws.account import Account
+
+        text = Account(target).client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+        try:
+            _SECRETS[arn] = str(json.loads(text)["password"])  # as RDS keeps it: {"username": …, "password": …}
+        except (ValueError, TypeError, KeyError):
+            _SECRETS[arn] = str(text)
+    return _SECRETS[arn]
+
+
+def _database(target: Target) -> DatabaseTarget:
+    if target.database is None:
+        raise UsageError(f"target {target.name} names no database", "add `database` to the target file")
+    return target.database
+
+
+def _if_allowed(connection: Connection, question: str) -> tuple[Any, ...] | None:
+    import psycopg
+
+    try:
+        return connection.execute(question).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+
+
+def _shut(connection: Connection) -> None:
+    """Shut the socket of a connection that does not answer: psycopg's own cancel would wait for the server, too."""
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as its_socket:
+            its_socket.shutdown(socket.SHUT_RDWR)
+    except Exception:  # noqa: BLE001, S110  (closed meanwhile: nothing to do)
+        pass
+
+
+# libpq keeps the SQLSTATE of a refused connection to itself, and only its words come out.
+_REFUSALS = {
+    r'database ".*" does not exist': "3D000",
+    r"password authentication failed|no password supplied": "28P01",
+    r'role ".*" (does not exist|is not permitted to log in)|no pg_hba\.conf entry': "28000",
+    r"the database system is |terminating connection": "57P03",
+    r"too many clients|remaining connection slots": "53300",
+}
+
+
+def _code_of(message: str) -> str:
+    return next((code for words, code in _REFUSALS.items() if re.search(words, message)), "")
+
+
+def _hint(sqlstate: str) -> str:
+    if sqlstate.startswith("28"):
+        return "check database.user and where its password comes from (password_env, password_secret_arn)"
+    if sqlstate == "3D000":
+        return "check database.dbname"
+    return ""

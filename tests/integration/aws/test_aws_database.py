@@ -1,0 +1,283 @@
+"""RDS, Route 53, SSM and CloudWatch on a mock of AWS. moto fails nothing over: effects are shown in the lab's tests."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from drkit import undo as undo_journal
+from drkit.errors import Refused, TargetError
+from drkit.targets.aws import Database, Parameters, Records, alarms
+from drkit.undo import UndoJournal
+
+from .conftest import CONSENT, RECOVERY_REGION, REGION, ZONES
+
+pytestmark = pytest.mark.lab
+
+
+def make_writer(aws, **changed):
+    settings = {
+        "DBInstanceIdentifier": "orders",
+        "Engine": "postgres",
+        "DBInstanceClass": "db.m6g.large",
+        "AllocatedStorage": 20,
+        "MasterUsername": "drkit",
+        "MasterUserPassword": "not-a-secret",
+        "MultiAZ": True,
+        "AvailabilityZone": ZONES[0],
+        "Tags": [CONSENT],
+    }
+    return aws.client("rds").create_db_instance(**{**settings, **changed})["DBInstance"]["DBInstanceArn"]
+
+
+def make_replica(aws, arn, **changed):
+    settings = {
+        "DBInstanceIdentifier": "orders-replica",
+        "SourceDBInstanceIdentifier": arn,
+        "DBInstanceClass": "db.m6g.large",
+        "Port": 5432,
+        "Tags": [CONSENT, {"Key": "team", "Value": "orders"}],
+    }
+    aws.client("rds", RECOVERY_REGION).create_db_instance_read_replica(**{**settings, **changed})
+
+
+def test_a_failover_is_asked_for_once_and_only_in_the_named_zone(aws, target, permit, journal) -> None:
+    make_writer(aws)
+    database = Database(target)
+    assert database.instance("orders").zone == ZONES[0]
+    assert not database.force_failover("orders", from_zone=ZONES[1], permit=permit, undo=journal)
+    assert aws.changes() == []
+    assert database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    assert aws.changes() == ["RebootDBInstance"]
+    assert aws.calls[-1].parameters["ForceFailover"] == "true"
+    (result,) = undo_journal.replay(journal, target)
+    assert result.ok
+    assert aws.changes() == ["RebootDBInstance"]  # nothing to put back
+
+
+def test_a_failover_without_a_standby_is_an_error(aws, target, permit, journal) -> None:
+    make_writer(aws, MultiAZ=False)
+    with pytest.raises(TargetError, match="has no standby"):
+        Database(target).force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    assert aws.changes() == []
+
+
+def test_a_database_without_consent_is_refused(aws, target, permit, journal) -> None:
+    make_writer(aws, Tags=[])
+    database = Database(target)
+    assert [e.consented for e in database.plan_failover("orders") + database.plan_stop("orders")] == [False, False]
+    with pytest.raises(Refused, match="does not carry the tag"):
+        database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    with pytest.raises(Refused, match="does not carry the tag"):
+        database.stop("orders", permit=permit, undo=journal)
+    for empty in ("", " "):
+        with pytest.raises(Refused, match="no database was named"):
+            database.instance(empty)  # AWS would describe all of them
+    assert aws.changes() == []
+
+
+def test_a_retry_that_finds_the_failover_under_way_is_a_success(aws, target, permit, journal) -> None:
+    make_writer(aws)
+    database = Database(target)
+    seen = database.instance
+    from dataclasses import replace
+
+    answers = iter([seen("orders"), replace(seen("orders"), status="rebooting")])
+    database.instance = lambda _: next(answers)
+    aws.inject("RebootDBInstance", "InvalidDBInstanceState")
+    assert database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+
+
+def test_stop_and_start(aws, target, permit, journal) -> None:
+    make_writer(aws)
+    database = Database(target)
+    assert database.stop("orders", permit=permit, undo=journal)
+    assert database.instance("orders").status == "stopped"
+    assert not database.stop("orders", permit=permit, undo=journal)
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert database.instance("orders").status == "available"
+
+
+@pytest.fixture
+def honest_promotion(monkeypatch):
+    """moto 5.2.5 still names the source of a replica that was promoted, and then cannot delete it."""
+    from moto.rds.models import DBInstance, RDSBackend
+
+    promote = RDSBackend.promote_read_replica
+
+    def promote_read_replica(self, wanted):
+        database = self.databases[wanted["db_instance_identifier"]]
+        if database.is_replica:
+            self.find_db_from_id(database.source_db_instance_identifier).remove_replica(database)
+        promote(self, wanted)
+        database.source_db_instance_identifier = None
+        return database
+
+    def remove_replica(self, replica):
+        names = (replica.db_instance_arn, replica.db_instance_identifier)
+        self.replicas = [r for r in self.replicas if r not in names]
+
+    monkeypatch.setattr(RDSBackend, "promote_read_replica", promote_read_replica)
+    monkeypatch.setattr(DBInstance, "remove_replica", remove_replica)
+
+
+@pytest.mark.usefixtures("honest_promotion")
+def test_a_replica_is_promoted_and_made_again(aws, target, permit, journal) -> None:
+    arn = make_writer(aws)
+    make_replica(aws, arn)
+    replicas = Database(target, RECOVERY_REGION)
+    before = replicas.instance("orders-replica")
+    assert before.is_replica
+    (effect,) = replicas.plan_promote_replica("orders-replica")
+    assert arn in effect.undo
+
+    assert replicas.promote_replica("orders-replica", permit=permit, undo=journal)
+    assert aws.changes() == ["AddTagsToResource", "PromoteReadReplica"]
+    assert not replicas.instance("orders-replica").is_replica
+    assert not replicas.promote_replica("orders-replica", permit=permit, undo=journal)
+
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert aws.changes()[2:] == ["DeleteDBInstance", "CreateDBInstanceReadReplica"]
+    after = replicas.instance("orders-replica")
+    assert (after.source, after.port, after.tags) == (before.source, before.port, before.tags)
+    assert aws.calls[-1].operation == "DescribeDBInstances"
+
+    journal.will("recreate_replica", **journal.records()[0].args)
+    assert "is a replica of" in undo_journal.replay(journal, target)[0].sentence  # and again: nothing to do
+    assert len(aws.changes()) == 4
+
+
+@pytest.mark.usefixtures("honest_promotion")
+def test_undo_never_deletes_what_this_run_did_not_promote(aws, target, permit, journal) -> None:
+    arn = make_writer(aws)
+    make_replica(aws, arn)
+    replicas = Database(target, RECOVERY_REGION)
+    replicas.promote_replica("orders-replica", permit=permit, undo=journal)
+    rds = aws.client("rds", RECOVERY_REGION)
+    name = replicas.instance("orders-replica").arn
+    for key in ("drkit:run", "drkit:consent"):
+        rds.remove_tags_from_resource(ResourceName=name, TagKeys=[key])
+        (result,) = undo_journal.replay(journal, target)
+        assert not result.ok
+        assert "not deleting" in result.sentence or "not breaking" in result.sentence
+        rds.add_tags_to_resource(
+            ResourceName=name, Tags=[CONSENT if key == "drkit:consent" else {"Key": key, "Value": "run-1"}]
+        )
+    assert "DeleteDBInstance" not in aws.changes()
+
+
+def test_a_protected_replica_is_not_promoted(aws, target, permit, journal) -> None:
+    make_replica(aws, make_writer(aws))
+    aws.client("rds", RECOVERY_REGION).modify_db_instance(
+        DBInstanceIdentifier="orders-replica", DeletionProtection=True, ApplyImmediately=True
+    )
+    with pytest.raises(Refused, match="protected from deletion"):
+        Database(target, RECOVERY_REGION).promote_replica("orders-replica", permit=permit, undo=journal)
+    assert not journal.records()
+
+
+def test_events_since(aws, target) -> None:
+    make_writer(aws)
+    database = Database(target)
+    events = database.events("orders", datetime.now(UTC) - timedelta(hours=1))
+    assert any("created" in e.message for e in events)
+    assert database.events("orders", datetime.now(UTC) + timedelta(hours=1)) == ()
+
+
+def test_a_missing_database(aws, target) -> None:
+    assert not Database(target).exists("nope")
+    with pytest.raises(TargetError) as e:
+        Database(target).instance("nope")
+    assert e.value.code == "DBInstanceNotFound"
+
+
+@pytest.fixture
+def zone_id(aws):
+    dns = aws.client("route53")
+    zone_id = dns.create_hosted_zone(Name="example.test", CallerReference="x")["HostedZone"]["Id"]
+    dns.change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id.rsplit("/")[-1], AddTags=[CONSENT])
+    record = {"Name": "db.example.test", "Type": "CNAME", "TTL": 5, "ResourceRecords": [{"Value": "a.rds.test"}]}
+    dns.change_resource_record_sets(
+        HostedZoneId=zone_id, ChangeBatch={"Changes": [{"Action": "CREATE", "ResourceRecordSet": record}]}
+    )
+    return zone_id
+
+
+def test_a_record_is_pointed_elsewhere_and_back(aws, zone_id, target, permit, journal) -> None:
+    records = Records(target, zone_id)
+    assert records.value("db.example.test") == "a.rds.test"
+    (effect,) = records.plan_point("db.example.test", "b.rds.test")
+    assert effect.consented
+    assert records.point("db.example.test", "b.rds.test", permit=permit, undo=journal)
+    assert records.value("db.example.test.") == "b.rds.test"
+    assert not records.point("db.example.test", "b.rds.test", permit=permit, undo=journal)
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert records.value("db.example.test") == "a.rds.test"
+    assert aws.changes() == ["ChangeResourceRecordSets"] * 2
+
+
+def test_records_refuse(aws, zone_id, target, permit, journal) -> None:
+    records = Records(target, zone_id)
+    with pytest.raises(Refused):
+        records.point("", "b", permit=permit, undo=journal)
+    with pytest.raises(Refused):
+        records.point("db.example.test", "", permit=permit, undo=journal)
+    with pytest.raises(TargetError, match="there is no CNAME record nope"):
+        records.value("nope.example.test")
+    aws.client("route53").change_tags_for_resource(
+        ResourceType="hostedzone", ResourceId=zone_id.rsplit("/")[-1], RemoveTagKeys=["drkit:consent"]
+    )
+    with pytest.raises(Refused, match="does not carry the tag"):
+        records.point("db.example.test", "b.rds.test", permit=permit, undo=journal)
+    assert aws.changes() == []
+
+
+def test_the_journal_has_a_copy_in_the_cloud_from_which_it_can_be_undone(
+    aws, network, target, permit, tmp_path
+) -> None:
+    from drkit.targets.aws import Subnets
+
+    copy = Parameters(target)
+    journal = UndoJournal(tmp_path / "undo.jsonl", "run-1", cloud=copy)
+    subnet = network.subnets[ZONES[0]][0]
+    Subnets(target).isolate(subnet, permit=permit, undo=journal)
+    for n in range(3, 15):  # more than a page of ten
+        journal.will("restore_acl", region=REGION, aws_region=REGION, subnet_id=subnet, acl_id=network.acl_id, n=n)
+    assert copy.runs() == ("run-1",)
+    assert [(r.seq, r.verb, r.args, r.region) for r in copy.records("run-1")] == [
+        (r.seq, r.verb, r.args, r.region) for r in journal.records()
+    ]
+    for record in journal.records()[2:]:
+        journal.done(record)
+    assert [r.seq for r in copy.records("run-1")] == [1, 2]
+    undo_journal.replay(journal, target)
+    assert copy.records("run-1") == ()
+    assert copy.runs() == ()
+    copy.delete("run-1", journal.records()[0])  # gone already: fine
+
+
+def test_nothing_is_broken_when_the_copy_cannot_be_written(aws, network, target, permit, tmp_path) -> None:
+    from drkit.targets.aws import Subnets
+
+    journal = UndoJournal(tmp_path / "undo.jsonl", "run-1", cloud=Parameters(target))
+    aws.inject("PutParameter", "AccessDeniedException", message="User x is not authorized to perform: ssm:PutParameter")
+    with pytest.raises(TargetError, match="may not ssm:PutParameter"):
+        Subnets(target).isolate(network.subnets[ZONES[0]][0], permit=permit, undo=journal)
+    assert aws.changes() == ["PutParameter"]
+
+
+def test_alarms(aws, target) -> None:
+    cloudwatch = aws.client("cloudwatch")
+    for n in range(120):
+        cloudwatch.put_metric_alarm(
+            AlarmName=f"a{n}", MetricName="m", Namespace="n", Period=60, EvaluationPeriods=1, Threshold=1,
+            ComparisonOperator="GreaterThanThreshold", Statistic="Sum",
+        )  # fmt: skip
+    cloudwatch.set_alarm_state(AlarmName="a117", StateValue="ALARM", StateReason="test")
+    names = [f"a{n}" for n in range(120)]
+    assert alarms.firing(target, names) == ("a117",)
+    with pytest.raises(TargetError, match="there is no alarm 'ghost'"):
+        alarms.firing(target, ["a1", "ghost"])
+    with pytest.raises(Refused):
+        alarms.firing(target, [])

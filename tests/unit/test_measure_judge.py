@@ -1,0 +1,426 @@
+"""Numbers and verdicts of whole runs. `good` passes; every other test is its twin in which one thing really is bad."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from drkit.measure import Settings, judge, measure
+from drkit.model import (
+    Attempt,
+    Connection,
+    ErrorClass,
+    History,
+    Interval,
+    Judgement,
+    Mark,
+    MarkKind,
+    Objective,
+    Outcome,
+    ProbeKind,
+    Role,
+    Series,
+    SurvivingRow,
+    Survivors,
+    Verdict,
+)
+
+MS = 1_000_000
+S = 1000 * MS
+SETTINGS = Settings(window_s=3.0)
+RTO = Objective(rto_s=5.0, rpo_s=1.0)
+
+
+def series(
+    name: str,
+    *down: tuple[int, int],
+    role: Role = Role.SERVICE,
+    connection: Connection = Connection.FRESH,
+    until_ms: int = 20_000,
+    every_ms: int = 100,
+    answer_ms: int = 10,
+    from_ms: int = 0,
+    tau_ms: int = 0,
+) -> Series:
+    """A probe of a server that is down in each of `down` (ms); tau_ms: it hangs there instead of refusing."""
+    attempts = []
+    for seq, at in enumerate(range(from_ms, until_ms, every_ms)):
+        failed = any(s <= at < x for s, x in down)
+        took = (tau_ms or 2) if failed else answer_ms
+        error = (ErrorClass.TIMEOUT if tau_ms else ErrorClass.REFUSED) if failed else None
+        outcome = (Outcome.UNKNOWN if tau_ms else Outcome.FAILED) if failed else Outcome.OK
+        attempts.append(Attempt(seq, at * MS, at * MS, (at + took) * MS, outcome, error))
+    kind = ProbeKind.SQL if role is Role.WRITES else ProbeKind.HTTP
+    n = len(attempts)
+    return Series(name, kind, role, every_ms / 1000, (tau_ms or 1000) / 1000, tuple(attempts), connection, ticks_due=n)
+
+
+def survivors(of: Series, *, without: Iterable[int] = (), plus: Iterable[int] = (), settled: bool = True) -> Survivors:
+    there = {a.seq for a in of.attempts if a.outcome is Outcome.OK} - set(without) | set(plus)
+    return Survivors(of.name, 30 * S, 31 * S, tuple(SurvivingRow(k) for k in sorted(there)), settled)
+
+
+def mark(kind: MarkKind, at_s: float, name: str = "", **detail: Any) -> Mark:
+    return Mark(int(at_s * S), int(at_s * S) + 10 * MS, kind, name, detail)
+
+
+FAULT = (mark(MarkKind.FAULT_REQUESTED, 5, "lose-zone"), mark(MarkKind.FAULT_EFFECTIVE, 5.2, "lose-zone"))
+
+
+def history(*more: Mark, services: Iterable[Series] = (), without: Iterable[int] = ()) -> History:
+    writes = series("writes", (5100, 7000), role=Role.WRITES)
+    services = tuple(services) or (series("http", (5050, 6900)),)
+    return History((*FAULT, *more), (*services, writes), (survivors(writes, without=without),))
+
+
+def judged(run: History, objective: Objective = RTO, settings: Settings = SETTINGS) -> Judgement:
+    return judge(measure(run, settings), run, objective)
+
+
+def found(judgement: Judgement, what: str) -> list[Verdict]:
+    return [r.verdict for r in judgement.reasons if r.what == what]
+
+
+def test_good() -> None:
+    verdict = judged(history())
+    assert verdict.verdict is Verdict.PASS, verdict.reasons
+    assert {"rto", "rpo", "fault", "integrity"} <= {r.what for r in verdict.reasons}
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_spans_from_the_first_impact_to_the_last_restoration() -> None:
+    found = measure(history(), SETTINGS)
+    assert found.impact == (5000 * MS, 5102 * MS)  # http: last success sent, first failure answered
+    assert found.service_restored == (6900 * MS, 7010 * MS)  # writes
+    assert found.rta == Interval(1.798, 2.01)
+    assert found.rta.covers(7.0 - 5.05)
+    assert found.headline_series == ("http", "writes")
+    assert [o.series for o in found.outages] == ["http", "writes"]
+    assert found.outages[0].failures == {"refused": 18}
+
+
+def test_pooled_connections_are_a_finding_of_their_own() -> None:
+    pooled = series("pooled", (5050, 9000), connection=Connection.POOLED)
+    found = measure(history(services=[series("http", (5050, 6900)), pooled]), SETTINGS)
+    assert found.rta == Interval(1.798, 2.01)
+    assert found.rta_by_series["pooled"].covers(9.0 - 5.05)
+    assert set(found.rta_by_series) == {"http", "pooled", "writes"}
+
+
+def test_pooled_alone_is_the_headline() -> None:
+    run = History(FAULT, (series("pooled", (5050, 9000), connection=Connection.POOLED),))
+    assert measure(run, SETTINGS).headline_series == ("pooled",)
+
+
+def test_a_blip_of_success_does_not_end_an_outage_and_two_outages_are_listed() -> None:
+    flapping = measure(History(FAULT, (series("http", (5000, 6000), (8000, 9000)),)), SETTINGS)
+    assert len(flapping.outages) == 1
+    twice = measure(History(FAULT, (series("http", (5000, 6000), (10_000, 11_000)),)), SETTINGS)
+    assert len(twice.outages) == 2
+    assert twice.rta is not None
+    assert twice.rta.covers(6.0)
+
+
+def test_an_outage_before_the_fault_is_listed_and_does_not_count() -> None:
+    run = History(FAULT, (series("http", (500, 900), (5050, 6900)),))
+    found = measure(run, SETTINGS)
+    assert len(found.outages) == 2
+    assert found.impact == (5000 * MS, 5102 * MS)
+
+
+def test_without_a_failure_one_may_still_hide_between_samples() -> None:
+    run = History(FAULT, (series("http"),))
+    found = measure(run, SETTINGS)
+    assert found.rta == Interval(0.0, 0.11)
+    assert found.impact is None
+    assert judged(run, Objective(rto_s=1)).verdict is Verdict.PASS
+    assert judged(run, Objective(rto_s=0.05)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_the_four_parts_add_up_and_keep_their_sign() -> None:
+    run = history(
+        mark(MarkKind.DETECTED, 6, "rds-event"),
+        mark(MarkKind.DECLARED, 6.5),
+        mark(MarkKind.PHASE, 6.4, "recovery"),
+        mark(MarkKind.RECOVERY_START, 6.6),
+        mark(MarkKind.RECOVERY_END, 8),
+        mark(MarkKind.DATA_VERIFIED, 9),
+        mark(MarkKind.REDUNDANCY_RESTORED, 15),
+    )
+    found = measure(run, SETTINGS)
+    parts = found.decomposition
+    assert parts.ttd is not None
+    assert parts.tti is not None
+    assert parts.ttm is not None
+    assert parts.ttv is not None
+    assert parts.ttv.hi_s < 0  # restored before the last step was done
+    assert Interval(
+        sum(p.lo_s for p in (parts.ttd, parts.tti, parts.ttm, parts.ttv)),
+        sum(p.hi_s for p in (parts.ttd, parts.tti, parts.ttm, parts.ttv)),
+    ).covers(7.0 - 5.05)
+    assert found.rta_verified is not None
+    assert found.rta_verified.covers(9 - 5.05)
+    assert found.redundancy is not None
+    assert found.redundancy.covers(15 - 5.05)
+    assert found.since_recovery_start is not None
+    assert found.since_recovery_start.covers(7.0 - 6.6)
+    assert found.since_plan_start is not None
+    assert found.since_plan_start.covers(7.0 - 6.4)
+    absent = measure(history(), SETTINGS)
+    assert absent.decomposition.ttd is None
+    assert {"ttd", "rta_slo", "rta_verified", "redundancy"} <= set(absent.unmeasured)
+
+
+def test_slo_restored_comes_after_the_service_when_it_is_slow() -> None:
+    slow = series("http", (5050, 6900))
+    slow = replace(
+        slow,
+        attempts=tuple(
+            replace(a, done_ns=a.done_ns + 500 * MS) if 6900 * MS <= a.sent_ns < 10_000 * MS else a
+            for a in slow.attempts
+        ),
+    )
+    run = History(FAULT, (slow,))
+    found = measure(run, Settings(window_s=3.0, p95_s=0.2, error_rate=0.01))
+    assert found.rta_slo is not None
+    assert found.rta is not None
+    assert found.rta_slo.lo_s >= found.rta.lo_s
+    assert found.rta_slo.covers(9.9 - 5.05)  # the last slow answer; five in a hundred may be
+    assert found.availability[0].brownout_s.covers(10.0 - 6.9)
+    quick = measure(History(FAULT, (series("http", (5050, 6900)),)), Settings(window_s=3.0, p95_s=0.2, error_rate=0.01))
+    assert quick.rta_slo is not None
+    assert quick.rta_slo.hi_s < 2.2
+    assert quick.availability[0].brownout_s == Interval(0.0, 0.0)
+
+
+def test_time_outs_enter_the_latency_at_tau_and_refusals_do_not() -> None:
+    hung = measure(History(FAULT, (series("http", (5000, 7000), tau_ms=1000),)), SETTINGS).latency[0]
+    assert hung.count == 200
+    assert hung.p50_s == pytest.approx(0.010, rel=1e-3)
+    assert hung.p95_s == pytest.approx(1.0, rel=1e-3)
+    assert measure(History(FAULT, (series("http", (5000, 7000)),)), SETTINGS).latency[0].count == 180
+
+
+def test_availability_is_an_interval() -> None:
+    seen = measure(History(FAULT, (series("http", (5050, 6900)),)), SETTINGS).availability[0]
+    assert seen.time_share_lo <= 1 - 1.85 / seen.observed_s <= seen.time_share_hi
+    assert (seen.good, seen.eligible) == (182, 200)
+    clean = measure(History(FAULT, (series("http"),)), SETTINGS).availability[0]
+    assert clean.error_rate_upper95 == 3 / 200
+    assert clean.time_share_hi == 1.0
+    assert clean.time_share_lo == pytest.approx(1 - 0.11 / clean.observed_s)
+
+
+# --- INVALID and ABORTED ----------------------------------------------------------------------------------------------
+
+BAD_MARKS: list[tuple[Mark, Verdict, str]] = [
+    (mark(MarkKind.TOOTHLESS, 6, "lose-zone"), Verdict.INVALID, "fault"),
+    (mark(MarkKind.FAULT_REQUESTED, 6, "stop-writer"), Verdict.INVALID, "fault"),
+    (mark(MarkKind.BASELINE_MISSING, 1, "http"), Verdict.INVALID, "baseline"),
+    (mark(MarkKind.HYPOTHESIS, 1, "writes-accepted", held=False), Verdict.INVALID, "baseline"),
+    (mark(MarkKind.CLOCK_STEPPED, 6), Verdict.INVALID, "clock"),
+    (mark(MarkKind.ABORTED, 6, "a person", why="drkit abort"), Verdict.ABORTED, "aborted"),
+    (mark(MarkKind.GUARD, 6, "error-rate"), Verdict.ABORTED, "guard"),
+    (mark(MarkKind.INSTRUMENT, 6, "http"), Verdict.INCONCLUSIVE, "instrument"),
+    (mark(MarkKind.GUARDIAN, 6, "lease lapsed"), Verdict.INCONCLUSIVE, "guardian"),
+    (mark(MarkKind.RESIDUE, 19, "acl-1"), Verdict.FAIL, "residue"),
+    (mark(MarkKind.UNDO, 19, "restore_acl", ok=False, message="AccessDenied"), Verdict.FAIL, "undo"),
+    (mark(MarkKind.PHASE, 18, "redundancy"), Verdict.FAIL, "redundancy"),
+    (mark(MarkKind.HYPOTHESIS, 19, "writes-accepted", held=False), Verdict.FAIL, "hypothesis"),
+    (mark(MarkKind.HYPOTHESIS, 19, "writes-accepted"), Verdict.INCONCLUSIVE, "hypothesis"),
+]
+
+
+@pytest.mark.parametrize(("bad", "verdict", "what"), BAD_MARKS, ids=lambda v: v.kind if isinstance(v, Mark) else str(v))
+def test_a_bad_mark_is_never_a_pass(bad: Mark, verdict: Verdict, what: str) -> None:
+    judgement = judged(history(bad))
+    assert judgement.verdict is verdict
+    assert judgement.reasons[0].verdict is verdict
+    assert judgement.reasons[0].what == what
+
+
+def test_the_good_twins_of_bad_marks_pass() -> None:
+    run = history(
+        mark(MarkKind.HYPOTHESIS, 1, "writes-accepted", held=True),
+        mark(MarkKind.HYPOTHESIS, 19, "writes-accepted", held=True),
+        mark(MarkKind.UNDO, 15, "restore_acl", ok=False, seq=1),
+        mark(MarkKind.UNDO, 16, "restore_acl", ok=True, seq=1),
+        mark(MarkKind.PHASE, 18, "redundancy"),
+        mark(MarkKind.REDUNDANCY_RESTORED, 19),
+    )
+    assert judged(run).verdict is Verdict.PASS
+
+
+def test_an_undo_of_something_else_does_not_make_up_for_a_failed_one() -> None:
+    run = history(
+        mark(MarkKind.UNDO, 15, "restore_acl", ok=False, seq=1), mark(MarkKind.UNDO, 16, "restore_acl", ok=True, seq=2)
+    )
+    assert judged(run).verdict is Verdict.FAIL
+
+
+def test_a_fault_seen_only_before_it_was_requested_was_not_seen() -> None:
+    early = replace(FAULT[1], t_lo_ns=S, t_hi_ns=2 * S)
+    run = replace(history(), marks=(FAULT[0], early))
+    assert judged(run).verdict is Verdict.INVALID
+
+
+def test_a_run_without_a_fault_tested_nothing() -> None:
+    assert judged(replace(history(), marks=())).verdict is Verdict.INVALID
+    planned = replace(history(), marks=(mark(MarkKind.RECOVERY_START, 5),))
+    assert judged(planned).verdict is Verdict.PASS
+
+
+def test_no_success_before_the_fault_is_no_baseline() -> None:
+    late = series("http", (5050, 6900), from_ms=5100)
+    judgement = judged(history(services=[late]))
+    assert judgement.verdict is Verdict.INVALID
+    assert "baseline" in {r.what for r in judgement.reasons if r.verdict is Verdict.INVALID}
+
+
+def test_failing_before_the_fault_and_through_it_is_no_baseline() -> None:
+    assert found(judged(history(services=[series("http", (4000, 6900))])), "baseline") == [Verdict.INVALID]
+    assert found(judged(history(services=[series("http", (1000, 1200), (5050, 6900))])), "baseline") == []
+
+
+def test_one_per_cent_of_lost_ticks() -> None:
+    http = series("http", (5050, 6900))
+    assert judged(history(services=[replace(http, ticks_lost=2)])).verdict is Verdict.PASS
+    assert judged(history(services=[replace(http, ticks_lost=3)])).verdict is Verdict.INVALID
+    witness = replace(http, name="inside", role=Role.WITNESS, ticks_lost=100)
+    assert judged(history(services=[http, witness])).verdict is Verdict.PASS
+
+
+# --- FAIL and INCONCLUSIVE --------------------------------------------------------------------------------------------
+
+
+def test_the_three_answers_to_an_objective() -> None:
+    assert judged(history(), Objective(rto_s=2.1)).verdict is Verdict.PASS
+    assert judged(history(), Objective(rto_s=1.9)).verdict is Verdict.INCONCLUSIVE
+    assert judged(history(), Objective(rto_s=1.7)).verdict is Verdict.FAIL
+
+
+def test_nothing_promised_is_inconclusive() -> None:
+    assert judged(history(), Objective()).verdict is Verdict.INCONCLUSIVE
+    assert judged(history(), Objective(mttr_s=300)).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("name", ["http", "pooled"])
+def test_never_restored_fails_however_long_the_target(name: str) -> None:
+    connection = Connection.POOLED if name == "pooled" else Connection.FRESH
+    dead = series(name, (5050, 20_000), connection=connection)
+    run = history(services=[dead, *([series("http")] if name == "pooled" else [])])
+    judgement = judged(run, Objective(rto_s=900))
+    assert judgement.verdict is Verdict.FAIL
+    assert "> 14.7" in judgement.reasons[0].sentence
+
+
+def test_never_restored_has_no_upper_bound() -> None:
+    found = measure(history(services=[series("http", (5050, 20_000))]), SETTINGS)
+    assert found.rta is not None
+    assert found.rta.hi_s == math.inf
+    assert found.rta.lo_s == pytest.approx(19.9 - 5.102)
+    assert found.service_restored is None
+
+
+def test_a_probe_that_died_in_the_outage_cannot_tell() -> None:
+    died = replace(series("http", (5050, 20_000), until_ms=7000), complete=False)
+    assert judged(history(services=[died])).verdict is Verdict.INCONCLUSIVE
+    assert judged(history(services=[died]), Objective(rto_s=1)).verdict is Verdict.FAIL
+
+
+def test_a_probe_that_stopped_too_early_cannot_tell() -> None:
+    assert measure(history(services=[series("http", until_ms=6000)]), SETTINGS).rta is None
+    assert judged(history(services=[series("http", until_ms=6000)])).verdict is Verdict.INCONCLUSIVE
+
+
+def test_an_incomplete_series_cannot_pass() -> None:
+    http = replace(series("http", (5050, 6900)), complete=False)
+    assert judged(history(services=[http])).verdict is Verdict.INCONCLUSIVE
+
+
+def test_one_lost_write_is_judged_by_the_recovery_point() -> None:
+    run = history(without=[50])
+    assert judged(run, Objective(rto_s=5, rpo_s=1)).verdict is Verdict.PASS
+    assert judged(run, Objective(rto_s=5, rpo_s=0)).verdict is not Verdict.PASS
+    assert judged(history(without=range(40, 51)), Objective(rto_s=5, rpo_s=0.5)).verdict is Verdict.FAIL
+
+
+def test_a_target_of_nothing_lost_is_met_by_nothing_lost() -> None:
+    assert judged(history(), Objective(rpo_s=0)).verdict is Verdict.PASS
+    unsettled = history()
+    unsettled = replace(unsettled, survivors=tuple(replace(s, settled=False) for s in unsettled.survivors))
+    assert judged(unsettled, Objective(rpo_s=0)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_rows_not_read_back_cannot_tell() -> None:
+    judgement = judged(replace(history(), survivors=()))
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "rpo" in {r.what for r in judgement.reasons}
+
+
+Break = Callable[[Survivors], Survivors]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda s: replace(s, rows=(*s.rows, SurvivingRow(9999))),
+        lambda s: replace(s, rows=(*s.rows, SurvivingRow(55))),
+        lambda s: replace(s, rows=(*s.rows, s.rows[3])),
+        lambda s: replace(s, rows=(replace(s.rows[0], intact=False), *s.rows[1:])),
+        lambda s: replace(s, rows=s.rows[:10] + s.rows[11:]),
+        lambda s: replace(s, rows=s.rows[:-1]),
+    ],
+    ids=["phantom", "resurrected", "duplicated", "corrupt", "hole", "lost-later"],
+)
+def test_broken_integrity_fails_whatever_the_recovery_point(broken: Break) -> None:
+    run = history()
+    run = replace(run, survivors=tuple(broken(s) for s in run.survivors))
+    judgement = judged(run, Objective(rto_s=900, rpo_s=900))
+    assert judgement.verdict is Verdict.FAIL
+    assert judgement.reasons[0].what == "integrity"
+
+
+def test_service_levels() -> None:
+    run = history(services=[series("http")])
+    good = Objective(availability=0.99, p95_s=0.05, error_rate=0.02)
+    assert judged(run, good).verdict is Verdict.PASS
+    assert found(judged(run, Objective(p95_s=0.005)), "p95") == [Verdict.FAIL]
+    assert found(judged(run, Objective(error_rate=0.001)), "error-rate") == [Verdict.INCONCLUSIVE]
+    assert found(judged(run, Objective(availability=0.9999)), "availability") == [Verdict.INCONCLUSIVE]
+    bad = history(services=[series("http", (5050, 6900))])
+    assert found(judged(bad, good), "availability") == [Verdict.FAIL]
+    assert found(judged(bad, good), "error-rate") == [Verdict.FAIL]
+
+
+def test_reasons_come_gravest_first() -> None:
+    judgement = judged(history(mark(MarkKind.RESIDUE, 19, "acl"), mark(MarkKind.INSTRUMENT, 6, "http")))
+    gravity = [list(Verdict).index(r.verdict) for r in judgement.reasons]
+    assert gravity == sorted(gravity, reverse=True)
+    assert judgement.verdict is Verdict.FAIL
+
+
+def test_an_empty_history_is_never_a_pass() -> None:
+    assert judged(History((), ())).verdict is Verdict.INVALID
+    assert measure(History((), ()), SETTINGS).rta is None
+
+
+def test_being_restored_only_by_taking_the_fault_away_is_no_recovery() -> None:
+    verdict = judged(history(mark(MarkKind.PHASE, 6.0, "undo")))
+    assert Verdict.FAIL in found(verdict, "recovery")
+    assert verdict.verdict is Verdict.FAIL
+    assert not found(judged(history(mark(MarkKind.PHASE, 15.0, "undo"))), "recovery")
+
+
+def test_a_hypothesis_that_did_not_hold_beforehand_is_a_missing_baseline_though_no_fault_followed() -> None:
+    before = mark(MarkKind.HYPOTHESIS, 4, "writes-accepted", when="before", held=False)
+    only_before = History((before,), history().series)
+    verdict = judged(only_before)
+    assert Verdict.INVALID in found(verdict, "baseline")
+    assert not found(verdict, "hypothesis")
