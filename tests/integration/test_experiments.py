@@ -264,7 +264,7 @@ def test_the_loss_of_a_lagging_replica_is_counted_exactly(lab: Target, project: 
 
     hear = Hear(read_both_servers)
     experiment = variant("replica-lag-failover", tmp_path)
-    record = engine.run(experiment, lab, project, variables={"lag_s": "1.5"}, watcher=hear)
+    record = engine.run(experiment, lab, project, variables={"lag_s": "3"}, watcher=hear)
     assert not hear.raised
     assert gravest(record) is Verdict.PASS, record.judgement.reasons  # 300 s may be lost
     for loss in record.measurement.losses:
@@ -275,7 +275,7 @@ def test_the_loss_of_a_lagging_replica_is_counted_exactly(lab: Target, project: 
         old = max((rows[n].get(ledger, set()) for n in rows if n != "database r"), key=len)
         assert set(loss.lost) == (old - promoted) & acknowledged
         assert set(loss.lost) == acknowledged - promoted
-        assert len(loss.lost) > 1.2 / 0.05  # at least what was acknowledged in most of the lag
+        assert len(loss.lost) > 1 / 0.05  # of what was acknowledged in the lag, at least a third
         assert loss.rpa.lo_s > 1
     tight = measure.judge(record.measurement, record.history, Objective(rto_s=900, rpo_s=0.5))
     assert [r.verdict for r in tight.reasons if r.what == "rpo"] == [Verdict.FAIL]
@@ -389,6 +389,7 @@ def test_a_fault_that_does_not_bite_proves_nothing(
     method = [
         {"name": "bite", "type": "action", "provider": python(func)},
         {"name": "after", "type": "action", "role": "assist", "provider": python("hits")},
+        {"name": "take over", "type": "action", "role": "recovery", "provider": python("hits")},
     ]
     witness = {"name": "teeth", "fault": "bite", "provider": python("false")}
     record = engine.run(bare(tmp_path, method, witness), lab, project)
@@ -396,6 +397,7 @@ def test_a_fault_that_does_not_bite_proves_nothing(
     assert why in said(record, Verdict.INVALID, "fault")
     went_on = [m.name for m in record.history.marks if m.kind is MarkKind.ACTIVITY]
     assert went_on == (["bite", "after"] if func == "hits" else ["bite"]), "a method stops at a fault without teeth"
+    assert not [m for m in record.history.marks if m.kind in (MarkKind.DECLARED, MarkKind.RECOVERY_START)]
     whole(record, project)
 
 

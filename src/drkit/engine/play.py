@@ -152,10 +152,7 @@ class Play:
             for thread, ended_well in background:
                 thread.join()
                 whole = whole and ended_well == [True]
-            patience_ns = clock.now_ns() + int(self.extension.phases.bite_s * self.pace * NS_PER_S)
-            while whole and any(t.is_alive() for t in self._witnesses) and clock.now_ns() < patience_ns:
-                if self.stop.wait(0.02):
-                    break
+            whole = whole and self._has_bitten()
         finally:
             self._enough.set()
             for thread in (*self._witnesses, *(t for t, _ in background)):
@@ -277,6 +274,8 @@ class Play:
     def _activity(self, activity: Mapping[str, Any]) -> bool:
         """Carry one activity out and note it; return whether the method may go on."""
         name, role = activity["name"], role_in_method(activity)
+        if role == "recovery" and not self._has_bitten():
+            return False  # a replica promoted beside a writer that still writes would be the disaster itself
         if role != "probe":
             self._before_action(activity, role)
             self.watch.say(f"{name} …")
@@ -326,6 +325,14 @@ class Play:
             if witness.get("fault", self._first_fault()) == activity["name"]:
                 self._witnesses.append(threading.Thread(target=self._witness, args=(witness,), daemon=True))
                 self._witnesses[-1].start()
+
+    def _has_bitten(self) -> bool:
+        """Wait for the witnesses of the faults so far; return whether all have seen theirs within bite_s."""
+        patience_ns = clock.now_ns() + int(self.extension.phases.bite_s * self.pace * NS_PER_S)
+        while any(t.is_alive() for t in self._witnesses):
+            if clock.now_ns() >= patience_ns or self.stop.wait(0.02):
+                return False
+        return True
 
     def _has_teeth(self, name: str, settled: Settled) -> bool:
         why = settled.problem
