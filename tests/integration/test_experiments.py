@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from late_ticks import verdict_but_for_late_ticks
 
 from drkit import catalog, engine, measure
 from drkit import lab as labs
@@ -155,12 +156,6 @@ def python(func: str, module: str = "twin_activities", **arguments: Any) -> dict
     return {"type": "python", "module": module, "func": func, "arguments": arguments}
 
 
-def gravest(record: RunRecord) -> Verdict:
-    """Return the verdict, leaving out that probes were late: this machine has other work."""
-    counted = [r for r in record.judgement.reasons if not (r.what == "instrument" and "ticks" in r.sentence)]
-    return Verdict.worst(r.verdict for r in counted)
-
-
 def said(record: RunRecord, verdict: Verdict, what: str = "") -> str:
     """Return the sentences of one verdict (and kind of reason)."""
     return "\n".join(
@@ -206,7 +201,7 @@ class Hear:
 def test_the_service_outlives_the_loss_of_a_zone(lab: Target, project: Project, tmp_path: Path) -> None:
     hear = Hear()
     record = engine.run(variant("az-failure", tmp_path), lab, project, watcher=hear)
-    assert gravest(record) is Verdict.PASS, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.PASS, record.judgement.reasons
     assert record.measurement.rta is not None
     assert 0 < record.measurement.rta.hi_s < 30
     assert [len(loss.lost) for loss in record.measurement.losses] == [0, 0]
@@ -229,7 +224,7 @@ def test_a_forced_failover_loses_nothing_and_nobody_claims_to_have_detected_it(
     lab: Target, project: Project, tmp_path: Path
 ) -> None:
     record = engine.run(variant("rds-failover", tmp_path), lab, project)
-    assert gravest(record) is Verdict.PASS, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.PASS, record.judgement.reasons
     assert [len(loss.lost) for loss in record.measurement.losses] == [0, 0]
     assert set(record.measurement.rta_by_series) >= {"writes-fresh", "writes-pooled"}
     assert not [m for m in record.history.marks if m.kind is MarkKind.DETECTED]
@@ -241,7 +236,7 @@ def test_a_forced_failover_loses_nothing_and_nobody_claims_to_have_detected_it(
 
 def test_clients_get_away_from_a_silent_database(lab: Target, project: Project, tmp_path: Path) -> None:
     record = engine.run(variant("db-blackhole", tmp_path), lab, project)
-    assert gravest(record) is Verdict.PASS, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.PASS, record.judgement.reasons
     assert [len(loss.lost) for loss in record.measurement.losses] == [0, 0]
     assert any(o.failures.get("timeout") for o in record.measurement.outages), "a black hole is noticed by time-outs"
     assert [m for m in record.history.marks if m.kind is MarkKind.DETECTED], "RDS noticed by itself"
@@ -266,7 +261,7 @@ def test_the_loss_of_a_lagging_replica_is_counted_exactly(lab: Target, project: 
     experiment = variant("replica-lag-failover", tmp_path)
     record = engine.run(experiment, lab, project, variables={"lag_s": "3"}, watcher=hear)
     assert not hear.raised
-    assert gravest(record) is Verdict.PASS, record.judgement.reasons  # 300 s may be lost
+    assert verdict_but_for_late_ticks(record) is Verdict.PASS, record.judgement.reasons  # 300 s may be lost
     for loss in record.measurement.losses:
         ledger = _ledger(record, loss.series)
         attempts = next(s.attempts for s in record.history.series if s.name == loss.series)
@@ -309,7 +304,7 @@ def no_way_out(document: dict[str, Any]) -> None:
 def test_without_a_standby_the_loss_of_a_zone_fails(no_standby: Target, project: Project, tmp_path: Path) -> None:
     experiment = variant("az-failure", tmp_path, recover_s=100, redundancy_s=60)
     record = engine.run(experiment, no_standby, project)
-    assert gravest(record) is Verdict.FAIL, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.FAIL, record.judgement.reasons
     assert "was not restored while the fault was there" in said(record, Verdict.FAIL, "recovery")
     assert "redundancy was not restored" in said(record, Verdict.FAIL, "redundancy")
     whole(record, project)
@@ -319,7 +314,7 @@ def test_without_a_standby_clients_of_a_silent_database_have_no_way_out(
     no_standby: Target, project: Project, tmp_path: Path
 ) -> None:
     record = engine.run(variant("db-blackhole", tmp_path, no_way_out, recover_s=100), no_standby, project)
-    assert gravest(record) is Verdict.FAIL, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.FAIL, record.judgement.reasons
     assert "writes-fresh was not restored while the fault was there" in said(record, Verdict.FAIL, "recovery")
     assert "did not hold after the fault" in said(record, Verdict.FAIL, "hypothesis")
     whole(record, project)
@@ -327,7 +322,7 @@ def test_without_a_standby_clients_of_a_silent_database_have_no_way_out(
 
 def test_without_a_standby_a_failover_is_not_one(no_standby: Target, project: Project, tmp_path: Path) -> None:
     record = engine.run(variant("rds-failover", tmp_path, no_way_out), no_standby, project)
-    assert gravest(record) is Verdict.INVALID, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.INVALID, record.judgement.reasons
     assert "it has no standby" in said(record, Verdict.INVALID, "fault")
     assert not record.undo
     whole(record, project)
@@ -357,7 +352,7 @@ def test_an_asynchronous_standby_that_is_too_far_back_never_passes(
     wider(document)
     experiment = catalog.checked(document, experiment.path, experiment.sha256)
     record = engine.run(experiment, async_standby, project)
-    assert gravest(record) is Verdict.FAIL, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.FAIL, record.judgement.reasons
     lost = any(len(loss.lost) > 10 for loss in record.measurement.losses)
     assert lost == ("RPO achieved" in said(record, Verdict.FAIL, "rpo"))
     assert lost or "was not restored while the fault was there" in said(record, Verdict.FAIL, "recovery")
@@ -370,7 +365,7 @@ def test_a_refill_into_the_dead_zone_is_seen(lab: Target, project: Project, tmp_
 
     experiment = variant("az-failure", tmp_path, naive, hold_s=150)
     record = engine.run(experiment, lab, project)
-    assert gravest(record) is Verdict.FAIL, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.FAIL, record.judgement.reasons
     assert "nothing-launched-into-the-lost-zone: it answered 'i-" in said(record, Verdict.FAIL, "hypothesis")
     whole(record, project)
 
@@ -393,7 +388,7 @@ def test_a_fault_that_does_not_bite_proves_nothing(
     ]
     witness = {"name": "teeth", "fault": "bite", "provider": python("false")}
     record = engine.run(bare(tmp_path, method, witness), lab, project)
-    assert gravest(record) is Verdict.INVALID, record.judgement.reasons
+    assert verdict_but_for_late_ticks(record) is Verdict.INVALID, record.judgement.reasons
     assert why in said(record, Verdict.INVALID, "fault")
     went_on = [m.name for m in record.history.marks if m.kind is MarkKind.ACTIVITY]
     assert went_on == (["bite", "after"] if func == "hits" else ["bite"]), "a method stops at a fault without teeth"
@@ -412,7 +407,7 @@ def test_nothing_is_broken_without_a_baseline(lab: Target, project: Project, tmp
     assert lab.service
     target = replace(lab, service=replace(lab.service, url="http://127.0.0.1:9"))  # nobody listens there
     record = engine.run(variant("az-failure", tmp_path, baseline_s=10), target, project)
-    assert gravest(record) is Verdict.INVALID
+    assert verdict_but_for_late_ticks(record) is Verdict.INVALID
     assert "api (refused)" in said(record, Verdict.INVALID, "baseline")
     assert record.undo == ()
     assert not [m for m in record.history.marks if m.kind in (MarkKind.ACTIVITY, MarkKind.FAULT_REQUESTED)]
@@ -426,7 +421,7 @@ def test_nothing_is_broken_when_the_hypothesis_does_not_hold_beforehand(
         document["steady-state-hypothesis"]["probes"][0]["provider"] = python("false")
 
     record = engine.run(variant("rds-failover", tmp_path, wrong), lab, project)
-    assert gravest(record) is Verdict.INVALID
+    assert verdict_but_for_late_ticks(record) is Verdict.INVALID
     assert "did not hold before the fault" in said(record, Verdict.INVALID, "baseline")
     assert "after the fault" not in said(record, Verdict.FAIL)
     assert record.undo == ()

@@ -332,7 +332,8 @@ class TestInstances:
         eventually(lambda: victim not in aws.instances("stopped", "running"), "the group terminated it")
         eventually(lambda: sorted(aws.instances().values()) == ["a", "b", "c"], "and replaced it")
         eventually(lambda: [aws.health().get(i) for i in aws.instances()] == ["healthy"] * 3, "with a healthy one")
-        assert refusal(lambda: aws.client("ec2").start_instances(InstanceIds=[victim])) == "IncorrectInstanceState"
+        for raised in (aws.client("ec2").start_instances, aws.client("ec2").stop_instances):  # from the dead
+            assert refusal(lambda raised=raised: raised(InstanceIds=[victim])) == "IncorrectInstanceState"
 
     def test_stop_and_start_with_replacement_suspended(self, aws: Aws) -> None:
         asg, ec2 = aws.client("autoscaling"), aws.client("ec2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -10,17 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import small_scope
 
 from drkit.measure import Settings, _outage, outage, outages
 from drkit.model import Attempt, Interval, Outcome, ProbeKind, Role, Series
-
-_here = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("small_scope", _here / "small_scope.py")
-assert _spec is not None
-assert _spec.loader is not None
-small_scope = importlib.util.module_from_spec(_spec)
-sys.modules["small_scope"] = small_scope
-_spec.loader.exec_module(small_scope)
 
 
 @pytest.mark.parametrize(("attempts", "horizon"), [(3, 5), (4, 4), (5, 3)])

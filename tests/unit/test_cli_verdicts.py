@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import report_records as records
 
 from drkit.cli import console, live, past, scenario, verdict
 from drkit.engine import ProbeView, Progress
 from drkit.model import History, Interval, Judgement, Mark, MarkKind, Reason, Role, RunRecord, UndoRecord, Verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-import report_records as records  # this directory is not on the path by itself
 
 Make = Callable[[], RunRecord]
 every_record = pytest.mark.parametrize("make", records.EVERY_RECORD, ids=lambda f: f.__name__)

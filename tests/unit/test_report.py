@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Callable
 from functools import cache
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import report_records as records
 
 from drkit import measure, report
 from drkit.model import Judgement, MarkKind, Reason, Role, RunRecord, Verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-import report_records as records  # this directory is not on the path by itself
 
 Make = Callable[[], RunRecord]
 every_record = pytest.mark.parametrize("make", records.EVERY_RECORD, ids=lambda f: f.__name__)

@@ -43,10 +43,9 @@ def lose(zone: str = "writer", hold_launches: bool = True) -> Hit:
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(subnets.isolate, s, permit=permit, undo=undo) for s in subnet_ids[1:]]
         stopped = pool.submit(instances.stop, instance_ids, permit=permit, undo=undo) if instance_ids else None
-    for call in (*calls, stopped):
-        if call is not None:
-            call.result()
-    return {"zone": zone, "hit": [*subnet_ids, *instance_ids]}
+    for call in calls:
+        call.result()
+    return {"zone": zone, "hit": [*subnet_ids, *(stopped.result() if stopped else ())]}
 
 
 def _group(target: Target) -> str | None:

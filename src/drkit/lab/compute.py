@@ -29,7 +29,8 @@ class Compute:
         self._cut: set[str] = set()
         self._lock = threading.RLock()
         self._starters = ThreadPoolExecutor(4, thread_name_prefix="instance")
-        cloud.before["ec2", "StartInstances"] = self._before_start
+        for action in ("StartInstances", "StopInstances"):
+            cloud.before["ec2", action] = self._before_start_or_stop
         cloud.before["ec2", "ReplaceNetworkAclAssociation"] = self._before_association
 
     def adopt(self, region: str, subnet_id: str, place: str) -> None:
@@ -39,13 +40,14 @@ class Compute:
     def place(self, subnet_id: str) -> str | None:
         return self._places.get((self._region, subnet_id))
 
-    def _before_start(self, call: Call) -> None:
+    def _before_start_or_stop(self, call: Call) -> None:
+        verb = "started" if call.action == "StartInstances" else "stopped"
         for name, value in call.params.items():
             instance = name.startswith("InstanceId.") and self._backend(call).get_instance_by_id(value)
             if instance and instance._state.name == "terminated":  # moto would raise it from the dead
                 raise AwsError(
                     "IncorrectInstanceState",
-                    f"The instance '{value}' is not in a state from which it can be started.",
+                    f"The instance '{value}' is not in a state from which it can be {verb}.",
                 )
 
     def _before_association(self, call: Call) -> None:

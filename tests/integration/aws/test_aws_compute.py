@@ -81,6 +81,39 @@ def test_undo_tolerates_instances_that_were_replaced(aws, network, target, permi
     assert states(aws, ids)[ids[0]] == "terminated"
 
 
+def test_one_that_its_group_terminates_meanwhile_keeps_none_from_stopping(
+    aws, network, target, permit, journal
+) -> None:
+    """As EC2 answers it (moto stops terminated ones too): one in a wrong state, and none is stopped."""
+    ids = run(aws, network.subnets[ZONES[0]][0], 3)
+    instances = Instances(target)
+    inner_call = instances._ec2.stop_instances
+
+    def as_ec2(**kwargs):
+        if "terminated" not in states(aws, ids).values():
+            aws.client("ec2").terminate_instances(InstanceIds=ids[:1])
+        aws.injected.clear()
+        if ids[0] in kwargs["InstanceIds"]:
+            aws.inject("StopInstances", "IncorrectInstanceState")
+        return inner_call(**kwargs)
+
+    instances._ec2.stop_instances = as_ec2
+    try:
+        assert sorted(instances.stop(ids, permit=permit, undo=journal)) == sorted(ids[1:])
+    finally:
+        del instances._ec2.stop_instances
+    assert states(aws, ids) == {ids[0]: "terminated", ids[1]: "stopped", ids[2]: "stopped"}
+    assert all(u.ok for u in undo_journal.replay(journal, target))
+    assert states(aws, ids) == {ids[0]: "terminated", ids[1]: "running", ids[2]: "running"}
+
+
+def test_a_wrong_state_that_is_not_of_an_end_is_an_error(aws, network, target, permit, journal) -> None:
+    ids = run(aws, network.subnets[ZONES[0]][0], 1)
+    aws.inject("StopInstances", "IncorrectInstanceState")
+    with pytest.raises(TargetError, match="injected"):
+        Instances(target).stop(ids, permit=permit, undo=journal)
+
+
 def test_spot_instances_are_left_alone(aws, network, target, permit, journal) -> None:
     (spot,) = run(aws, network.subnets[ZONES[0]][0], 1, InstanceMarketOptions={"MarketType": "spot"})
     (ordinary,) = run(aws, network.subnets[ZONES[0]][0], 1)

@@ -103,11 +103,26 @@ class Instances:
         if unwilling:
             self._account.must_consent(unwilling[0].instance_id, {})
         running = [i.instance_id for i in instances if i.state == "running" and not i.spot]
+        stopped: list[str] = []
         for batch in batches(running):
             permit.check()
             undo.will("start_instances", region=self._region, aws_region=self._region, instance_ids=batch)
-            self._ec2.stop_instances(InstanceIds=batch, Force=True, SkipOsShutdown=True)
-        return tuple(running)
+            stopped += self._stop(batch)
+        return tuple(stopped)
+
+    def _stop(self, ids: list[str]) -> list[str]:
+        """Stop these and return them, without those that their Auto Scaling group has terminated meanwhile."""
+        while ids:
+            try:
+                self._ec2.stop_instances(InstanceIds=ids, Force=True, SkipOsShutdown=True)
+                break
+            except TargetError as e:
+                # For one that is in no state to be stopped EC2 stops none of them.
+                left = [i.instance_id for i in self.by_id(ids) if i.state == "running"]
+                if e.code not in {"IncorrectInstanceState", "InvalidInstanceID.NotFound"} or len(left) == len(ids):
+                    raise
+                ids = left
+        return ids
 
     def _described(self, filters: list[FilterTypeDef]) -> tuple[Instance, ...]:
         pages = self._ec2.get_paginator("describe_instances").paginate(
