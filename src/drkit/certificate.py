@@ -12,7 +12,7 @@ from typing import Any
 from drkit import errors
 
 COVERAGE_AT_LEAST = 0.99
-DISTURBED_AT_MOST = 0.1
+DISTURBED_AT_MOST = 0.1  # of the trials
 WIDTH_AT_MOST_PERIODS = 2.2
 
 

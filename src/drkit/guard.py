@@ -92,6 +92,7 @@ class Facts:
     now: datetime
     alarms_firing: tuple[str, ...] = ()
     open_incident: str = ""
+    unfinished: tuple[str, ...] = ()  # runs, of whatever machine, that have not put everything back
     consent_tag: tuple[str, str] = ("drkit:consent", "yes")
     unresolved: tuple[str, ...] = field(default_factory=tuple)  # activities whose effects are not known beforehand
 
@@ -128,6 +129,14 @@ def authorise(
     if facts.open_incident:
         raise Refused(
             f"not breaking {name}: an incident is open ({facts.open_incident})", "experiments wait until it is closed"
+        )
+    if facts.unfinished:
+        run_id = facts.unfinished[0]
+        more = f" (and {len(facts.unfinished) - 1} more)" if len(facts.unfinished) > 1 else ""
+        raise Refused(
+            f"not breaking {name}: run {run_id}{more} is going on there, or has left something broken",
+            f"wait for it, or put it back: drkit undo {run_id}; from another machine, or if that finds nothing: "
+            f"drkit undo {run_id} --from-cloud --target {name}",
         )
     if facts.alarms_firing:
         raise Refused(

@@ -32,10 +32,16 @@ TTL_S = 10.0  # twenty renewals: a busy machine does not lose its lease (a dead 
 class TargetLock:
     """Exclusive use of a target, until every process that inherited it has closed it."""
 
-    def __init__(self, home: Path, target: str) -> None:
-        """Raise TargetBusy, naming the run that holds the target."""
-        (home / "locks").mkdir(parents=True, exist_ok=True)
-        path = home / "locks" / f"{safe_name(target)}.lock"
+    def __init__(self, home: Path, target: str, *, lab_directory: str | None = None) -> None:
+        """Raise TargetBusy, naming the run that holds the target.
+
+        lab_directory: of a lab (HOME/labs/NAME). Its lock is in the home that it was made in, and stays when the lab
+        goes: projects with homes of their own exclude each other on it.
+        """
+        lab = Path(lab_directory) if lab_directory else None
+        locks, name = (lab.parent.parent / "locks", lab.name) if lab else (home / "locks", safe_name(target))
+        locks.mkdir(parents=True, exist_ok=True)
+        path = locks / f"{name}.lock"
         self._file: TextIO = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -179,6 +179,7 @@ class Objective:
 
     rto_s: float | None = None
     rpo_s: float | None = None
+    lost_writes_max: int | None = None  # acknowledged writes that may be lost, of all writers together; 0: none
     mttr_s: float | None = None
     availability: float | None = None  # share of the observed time, 0..1
     p95_s: float | None = None

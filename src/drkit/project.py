@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,15 +88,43 @@ def parse(kind: type[T], data: Any, where: str) -> T:
     try:
         value: T = _adapter(kind).validate_python(data)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the document"
-        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            raise BadDocument(f"{where}: unknown key {key}", _guess(kind, first["loc"])) from None
-        if first["type"] == "value_error":
-            raise BadDocument(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}", "") from None
-        message = _lower(first["msg"].removeprefix("Input should be "))
-        raise BadDocument(f"{where}: {key}: should be {message}, not {_shown(first['input'])}", "") from None
+        raise _complaint(e.errors(), kind, where) from None
+    if (key := _yes_for_a_number(data, value)) is not None:
+        raise BadDocument(f"{where}: {key}: should be a number, not yes or no", "")
     return value
+
+
+def _complaint(found: Sequence[Any], kind: Any, where: str) -> BadDocument:
+    """Return the first thing that is wrong. An unknown key comes before a missing one: it is often its misspelling."""
+    first, *others = sorted(found, key=lambda e: e["type"] not in _UNKNOWN)
+    key = ".".join(str(part) for part in first["loc"]) or "the document"
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] in _UNKNOWN:
+        return BadDocument(f"{where}: unknown key {key}{more}", _guess(kind, first["loc"]))
+    if first["type"] in ("missing", "missing_argument"):
+        return BadDocument(f"{where}: {key} is missing{more}", "")
+    if first["type"] == "value_error":
+        return BadDocument(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{more}", "")
+    message = _lower(first["msg"].removeprefix("Input should be "))
+    return BadDocument(f"{where}: {key}: should be {message}, not {_shown(first['input'])}{more}", "")
+
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+def _yes_for_a_number(data: Any, value: Any) -> str | None:
+    """Return the first key, if any, under which the file says true or false and a number was made of it."""
+    if isinstance(data, bool):
+        return "" if isinstance(value, int | float) and not isinstance(value, bool) else None
+    pairs: Iterable[tuple[object, Any, Any]] = ()
+    if isinstance(data, Mapping) and dataclasses.is_dataclass(value):
+        pairs = ((key, inner, getattr(value, str(key))) for key, inner in data.items())
+    elif isinstance(data, list | tuple) and isinstance(value, list | tuple):
+        pairs = ((n, inner, value[n]) for n, inner in enumerate(data))
+    for key, inner, made in pairs:
+        if (under := _yes_for_a_number(inner, made)) is not None:
+            return f"{key}.{under}".rstrip(".")
+    return None
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}
@@ -111,7 +141,6 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _forbid_unknown(kind: Any, config: Any) -> None:
     """Set the rule on a dataclass and on every dataclass inside it."""
-    import dataclasses
     import typing
 
     if not dataclasses.is_dataclass(kind) or "__pydantic_config__" in vars(kind):
@@ -123,7 +152,6 @@ def _forbid_unknown(kind: Any, config: Any) -> None:
 
 
 def _guess(kind: Any, loc: tuple[int | str, ...]) -> str:
-    import dataclasses
     import difflib
     import typing
 

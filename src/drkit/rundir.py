@@ -34,6 +34,7 @@ from drkit.model import Mark, MarkKind, SurvivingRow, Survivors
 GENESIS = "0" * 64
 MANIFEST = "MANIFEST.sha256"
 _RESERVE_BYTES = 256 * 1024  # given back when the disk is full, so that the end of the run can still be written down
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{4}")
 _UNSEALED = {"lease.json", "guardian.log", "abort", ".reserve", MANIFEST}
 
 
@@ -91,10 +92,11 @@ class RunDir:
 
         Raises UnknownName, listing the newest runs, when there is none or more than one.
         """
-        if (Path(run) / "run.json").is_file():
-            return cls(Path(run).resolve())
+        for path in (Path(run), reports / run):
+            if (path / "run.json").is_file():
+                return cls(path.resolve())
         known = [r.run_id for r in cls.all(reports)]
-        hits = known[-1:] if run == "last" else [k for k in known if k == run] or [k for k in known if run in k]
+        hits = known[-1:] if run == "last" else [k for k in known if run in k]
         if len(hits) == 1:
             return cls(reports / hits[0])
         problem = f"no run {run!r} in {reports}" if not hits else f"{len(hits)} runs match {run!r}"
@@ -103,8 +105,8 @@ class RunDir:
 
     @classmethod
     def all(cls, reports: Path) -> tuple[RunDir, ...]:
-        """Return all runs in a directory, oldest first."""
-        return tuple(cls(p.parent) for p in sorted(reports.glob("*/run.json")))
+        """Return all runs that were made in a directory, oldest first; not what somebody put there (a sample)."""
+        return tuple(cls(p.parent) for p in sorted(reports.glob("*/run.json")) if _RUN_ID.fullmatch(p.parent.name))
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,9 @@ def test_chaos_run_breaks_and_puts_back(lab: Target, lab_home: Path, tmp_path: P
     assert {e["seq"] for e in undo if "seq" in e} == {e["done"] for e in undo if "done" in e}
     assert [m for m in marks if m.kind is MarkKind.CLEANED_UP]
     assert run.sealed
+    assert [m.name for m in marks if m.kind is MarkKind.ACTIVITY] == ["lose-zone", "writer-leaves-zone"]
+    assert [m.name for m in marks if m.kind is MarkKind.FAULT_REQUESTED] == ["lose-zone"]
+    assert "lose-zone was never seen to take effect" in (run.path / "report.md").read_text()  # nobody measured
 
     # The journal of a drkit run has what chaoslib's own has, for its reporters.
     own = json.loads((tmp_path / "journal.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -307,6 +308,43 @@ def test_without_a_standby_the_loss_of_a_zone_fails(no_standby: Target, project:
     assert verdict_but_for_late_ticks(record) is Verdict.FAIL, record.judgement.reasons
     assert "was not restored while the fault was there" in said(record, Verdict.FAIL, "recovery")
     assert "redundancy was not restored" in said(record, Verdict.FAIL, "redundancy")
+    assert record.measurement.rta is not None
+    assert record.measurement.rta.hi_s == math.inf, "it was drkit that ended the outage"
+    whole(record, project)
+
+
+@pytest.mark.parametrize(
+    ("guards", "tripped"),
+    [({"error_rate_max": 0.5}, "error-rate"), ({"p95_max_s": 0.4}, "latency"), ({"error_rate_max": 1.0}, None)],
+)
+def test_a_guard_of_the_service_stops_a_run_that_hurts_too_much(
+    no_standby: Target, project: Project, tmp_path: Path, guards: dict[str, float], tripped: str | None
+) -> None:
+    """Of a database that stays silent: every attempt fails, after its time-out of half a second."""
+
+    def guarded(document: dict[str, Any]) -> None:
+        no_way_out(document)
+        extension(document)["guards"] = guards
+
+    record = engine.run(variant("db-blackhole", tmp_path, guarded, recover_s=100), no_standby, project)
+    assert [m.name for m in record.history.marks if m.kind is MarkKind.GUARD] == ([tripped] if tripped else [])
+    assert (record.judgement.verdict is Verdict.ABORTED) == (tripped is not None)
+    whole(record, project)
+
+
+def test_a_stop_is_not_kept_waiting_by_a_database_that_is_down(
+    no_standby: Target, project: Project, tmp_path: Path
+) -> None:
+    def stop(text: str) -> None:
+        if text == "verification …":
+            (run,) = RunDir.all(project.reports)
+            (run.path / "abort").touch()
+
+    experiment = variant("db-blackhole", tmp_path, no_way_out, recover_s=60)
+    record = engine.run(experiment, no_standby, project, watcher=Hear(stop))
+    assert record.judgement.verdict is Verdict.ABORTED
+    given_up = [m for m in record.history.marks if m.kind is MarkKind.INSTRUMENT and "not read back" in m.detail["why"]]
+    assert not given_up, "it waited for rows that nobody could read"
     whole(record, project)
 
 

@@ -132,6 +132,27 @@ def _set(where: str, value: Any) -> Any:
         ("extensions.0.probes.0.every_s", 0, "every_s of probe api is 0", ""),
         ("extensions.0.witnesses.0.fault", "loose-zone", "no fault of the method is called", "did you mean lose-zone?"),
         ("extensions.0.witnesses", [], "no witness says whether lose-zone took effect", ""),
+        ("extensions.0.probes.0.every_s", True, "probes.0.every_s: should be a number, not yes or no", ""),
+        ("extensions.0.blast_radius", {"zones_max": True}, "blast_radius.zones_max: should be a number", ""),
+        ("method.0.provider.arguments.zone", "${zoone}", "there is no variable ${zoone}", "did you mean ${zone}?"),
+        (
+            "extensions.0.witnesses.0.provider.arguments.zone",
+            "in ${zoone}",
+            "extensions.0.witnesses.0.provider.arguments.zone: there is no variable ${zoone}",
+            "did you mean ${zone}?",
+        ),
+        (
+            "method.0.pauses",
+            {"after": "${lag}"},
+            "method.0.pauses.after: there is no variable ${lag}",
+            "variables: zone",
+        ),
+        ("method.0.provider.arguments.zone", "${1:-b}", "there is no variable ${1:-b}", "write $${1:-b}"),
+        ("title", "Lose ${zne}", "title: there is no variable ${zne}", "did you mean ${zone}?"),
+        ("extensions.0.probes.3.zone", "${zoone}", "probes.3.zone: there is no variable", "did you mean ${zone}?"),
+        ("extensions.0.probes.3.zone", "x${zone}", "zone of probe lost-zone is x${zone}", 'or "${zone}"'),
+        ("configuration", {}, "there is no variable ${zone}", "declare it in configuration"),
+        ("configuration", {"zone": "a", "my-zone": "a", "x": "${my-zone}"}, "nothing can be put in", "letters, digits"),
         ("secrets", {"aws": {"key": "AKIA"}}, "secrets.aws.key holds a value", "refer to it: "),
     ],
 )
@@ -141,6 +162,48 @@ def test_what_is_wrong_is_named_with_a_guess(where: str, value: Any, said: str, 
     error = refused(changed, tmp_path)
     assert said in error.message
     assert hint in error.hint
+
+
+def test_a_misspelt_key_that_is_required_is_told_before_the_one_that_is_missing(tmp_path: Path) -> None:
+    changed = document()
+    changed["extensions"][0]["objectiv"] = changed["extensions"][0].pop("objective")
+    error = refused(changed, tmp_path)
+    assert error.message.endswith("extensions: unknown key objectiv (and 1 more)")
+    assert error.hint == "did you mean objective?"
+
+
+def test_a_missing_key_is_said_to_be_missing(tmp_path: Path) -> None:
+    changed = document()
+    del changed["extensions"][0]["objective"]
+    assert refused(changed, tmp_path).message.endswith("extensions: objective is missing")
+
+
+@pytest.mark.parametrize(
+    ("secrets", "text"),
+    [
+        ({}, "${zone}"),
+        ({}, "in ${zone}, not in $zone or $5"),
+        ({}, "$${HOME} and $$${zone}"),  # the text "${HOME}", and a dollar before the zone
+        ({"aws": {"key": {"type": "env", "key": "DK_KEY"}}}, "${key}"),
+        ({"aws": {"type": "vault", "path": "secret/aws"}}, "${whatever_is_there}"),
+    ],
+)
+def test_what_chaoslib_puts_in_or_leaves_as_text_is_accepted(
+    secrets: dict[str, Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DK_KEY", "x")
+    changed = document() | {"secrets": secrets}
+    changed["method"][0]["provider"]["arguments"]["zone"] = text
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    assert catalog.load(str(path), Project(tmp_path, Settings()))
+
+
+def test_a_secret_outside_a_group_cannot_be_put_in(tmp_path: Path) -> None:
+    """chaoslib looks into the groups of `secrets` only."""
+    changed = document() | {"secrets": {"key": {"type": "env", "key": "K"}}}
+    changed["method"][0]["provider"]["arguments"]["zone"] = "${key}"
+    assert "there is no variable ${key}" in refused(changed, tmp_path).message
 
 
 @pytest.mark.parametrize("group", ["witnesses", "redundancy"])

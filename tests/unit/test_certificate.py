@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from drkit import calibrate
-from drkit.calibrate import Kind, Trial
+from drkit.calibrate import Kind, Trial, trials
 from drkit.certificate import Certificate, load, save
 from drkit.errors import BadDocument
+from drkit.lab.faulty import SLOW_S
+from drkit.model import Attempt, ErrorClass, Outcome, ProbeKind, Role, Series
 
 
 def trial(number: int, kind: Kind = Kind.REFUSE, **changes: object) -> Trial:
@@ -52,6 +54,30 @@ def test_covering_everything_by_wide_intervals_is_no_art() -> None:
 def test_a_black_hole_may_take_its_time_out_longer_and_no_more() -> None:
     assert certificate(trial(0, Kind.BLACK_HOLE, allowance_s=0.5, width_s=0.54)).holds
     assert not certificate(trial(0, Kind.BLACK_HOLE, allowance_s=0.5, width_s=0.56)).holds
+
+
+@pytest.mark.parametrize(
+    ("kind", "errors", "allowance_s"),
+    [
+        (Kind.REFUSE, ["timeout"], 0.0),  # by the fault and never by what was measured
+        (Kind.FLAP, ["timeout"], 0.0),
+        (Kind.READ_ONLY, [], 0.0),
+        (Kind.BLACK_HOLE, [], 0.5),
+        (Kind.SLOW, ["too-slow"], SLOW_S),
+        (Kind.LOSE_TAIL, ["timeout"], 0.5),  # its rows were taken behind a black hole
+        (Kind.LOSE_TAIL, ["refused"], 0.0),
+    ],
+)
+def test_only_silence_and_slowness_may_take_their_time(kind: Kind, errors: list[str], allowance_s: float) -> None:
+    """docs/measurement.md, "Calibration"."""
+    tries = tuple(Attempt(n, 0, 0, 1, Outcome.UNKNOWN, ErrorClass(error)) for n, error in enumerate(errors))
+    series = Series("s", ProbeKind.HTTP, Role.SERVICE, 0.02, 0.5, tries)
+    assert trials._allowance_s(kind, series) == allowance_s
+
+
+def test_slowness_may_take_its_delay_longer_and_no_more() -> None:
+    assert certificate(trial(0, Kind.SLOW, allowance_s=SLOW_S, width_s=0.34)).holds
+    assert not certificate(trial(0, Kind.SLOW, allowance_s=SLOW_S, width_s=0.36)).holds
 
 
 def test_a_trial_that_measured_nothing_is_a_miss() -> None:

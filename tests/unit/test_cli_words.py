@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from drkit import catalog, cli, clock, project
-from drkit.cli import app, complete, console, reference
+from drkit.cli import app, complete, console, laboratory, reference
 from drkit.errors import StillBroken
 from drkit.guard import Rules
+from drkit.lab import LabStatus
 
 COMMANDS = dict(reference.commands())
 every_command = pytest.mark.parametrize("words", COMMANDS)
@@ -110,6 +111,9 @@ WRONG = {
     "a target without the cloud": ("undo last --target lab", 2, "--target goes with --from-cloud"),
     "no such lab": ("lab logs", 2, "there is no lab 'lab'"),
     "no name for a lab": ("lab up --name ../x", 2, "'../x' is no name for a lab"),
+    "no instance": ("lab up --instances 0", 2, "a lab has 1 to 30 instances, not 0"),
+    "no speed": ("lab up --speed nan", 2, "a lab's speed is 0.01 to 100, not nan"),
+    "nowhere to write": ("init /proc", 2, "cannot write /proc/drkit.toml"),
     "no such directory": ("init no/such/place", 2, "no/such/place is not a directory"),
 }
 
@@ -124,6 +128,52 @@ def test_a_mistake_is_one_error_with_a_hint(
     assert error.startswith(f"error: {message}")
     assert hint.startswith("hint: ")
     assert not (here / ".drkit" / "labs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [("lab up --instances 0", "--instances 3"), ("lab up --speed nan", "--speed 1"), ("init /proc", "drkit init DIR")],
+)
+def test_a_hint_names_what_to_say_instead(
+    words: str, hint: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hint in said(capsys, *words.split())[2].splitlines()[1]
+
+
+def test_what_is_left_of_a_dead_lab_is_cleared_and_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "lab", "down")[1] == "lab 'lab' was not up\n"
+    lab = here / ".drkit" / "labs" / "lab"
+    lab.mkdir(parents=True)
+    assert "had not come up and is cleared: no process of it was left" in said(capsys, "lab", "down")[1]
+    assert not lab.exists()
+    lab.mkdir()
+    assert json.loads(said(capsys, "lab", "down", "--json")[1])["cleared"] is True
+    assert json.loads(said(capsys, "lab", "down", "--json")[1])["cleared"] is False
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "told"),
+    [
+        ("up", ("supervisor", "w"), "is down: 2 processes ended"),
+        ("half dead", (), "was half dead and is cleared: no process of it was left, its files removed"),
+        ("half dead", ("w",), "was half dead and is cleared: 1 process ended, its files removed"),
+    ],
+)
+def test_the_end_of_a_lab_in_words(state: str, ended: tuple[str, ...], told: str) -> None:
+    assert laboratory._ended(LabStatus(name="lab", state=state), ended) == told
+
+
+@pytest.mark.parametrize(("debug", "lines"), [("", 0), ("1", 1)])
+def test_chaoslibs_own_log_lines_stay_off_the_terminal(debug: str, lines: int) -> None:
+    code = """
+import logging
+from drkit.cli import main
+main(["--version"])
+logging.getLogger("chaostoolkit").error("  => failed: drkit.errors.TargetError: no")
+"""
+    env = {**os.environ, "DRKIT_DEBUG": debug}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert len(done.stderr.splitlines()) == lines
 
 
 @pytest.mark.parametrize(("words", "code", "message"), WRONG.values(), ids=WRONG)

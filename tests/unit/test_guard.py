@@ -67,6 +67,11 @@ GUARDS: dict[str, tuple[Case, str, str, Case]] = {
         replace(OK, rules=replace(OK.rules, freeze=(CHRISTMAS,))).where(now=CHRISTMAS.ends),
     ),
     "an open incident": (OK.where(open_incident="INC-7"), "an incident is open (INC-7)", "closed", OK),
+    "a run of another machine": (
+        OK.where(unfinished=("run-7", "run-8")),
+        "run run-7 (and 1 more) is going on there, or has left something broken",
+        "drkit undo run-7 --from-cloud --target orders", OK,
+    ),
     "an alarm": (OK.where(alarms_firing=("5xx", "lag")), "already in alarm: 5xx, lag", "healthy", OK),
     "another library's action": (
         OK.where(unresolved=("terminate",)), "not running terminate", "allow_unresolved",

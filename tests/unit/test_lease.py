@@ -62,6 +62,22 @@ def test_the_target_is_held_once_and_the_holder_is_named(tmp_path: Path) -> None
     second.close()
 
 
+def test_two_projects_exclude_each_other_on_one_lab_and_on_nothing_else(tmp_path: Path) -> None:
+    mine, yours = tmp_path / "mine", tmp_path / "yours"
+    lab = mine / "labs" / "lab"
+    first = TargetLock(yours, "lab", lab_directory=str(lab))
+    for home in (mine, yours):
+        with pytest.raises(TargetBusy, match="target lab is in use"):
+            TargetLock(home, "lab", lab_directory=str(lab))
+    with pytest.raises(TargetBusy):
+        TargetLock(mine, "lab")  # in its own home it is the lock that it always was
+    TargetLock(yours, "lab", lab_directory=str(yours / "labs" / "lab")).close()
+    TargetLock(mine, "other", lab_directory=str(mine / "labs" / "other")).close()
+    assert not lab.exists()  # it outlives `drkit lab down`, which removes that directory
+    first.close()
+    TargetLock(mine, "lab", lab_directory=str(lab)).close()
+
+
 def test_the_lock_is_held_while_anybody_who_inherited_it_lives(tmp_path: Path) -> None:
     lock = TargetLock(tmp_path, "orders")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),)) as heir:

@@ -146,9 +146,9 @@ def test_without_a_failure_one_may_still_hide_between_samples() -> None:
 def test_the_four_parts_add_up_and_keep_their_sign() -> None:
     run = history(
         mark(MarkKind.DETECTED, 6, "rds-event"),
-        mark(MarkKind.DECLARED, 6.5),
-        mark(MarkKind.PHASE, 6.4, "recovery"),
-        mark(MarkKind.RECOVERY_START, 6.6),
+        mark(MarkKind.DECLARED, 6.5, "promote"),
+        mark(MarkKind.ACTIVITY, 8, "promote"),
+        mark(MarkKind.RECOVERY_START, 6.6, "promote"),
         mark(MarkKind.RECOVERY_END, 8),
         mark(MarkKind.DATA_VERIFIED, 9),
         mark(MarkKind.REDUNDANCY_RESTORED, 15),
@@ -171,7 +171,7 @@ def test_the_four_parts_add_up_and_keep_their_sign() -> None:
     assert found.since_recovery_start is not None
     assert found.since_recovery_start.covers(7.0 - 6.6)
     assert found.since_plan_start is not None
-    assert found.since_plan_start.covers(7.0 - 6.4)
+    assert found.since_plan_start.covers(7.0 - 6.5)
     absent = measure(history(), SETTINGS)
     assert absent.decomposition.ttd is None
     assert {"ttd", "rta_slo", "rta_verified", "redundancy"} <= set(absent.unmeasured)
@@ -351,6 +351,24 @@ def test_one_lost_write_is_judged_by_the_recovery_point() -> None:
     assert judged(history(without=range(40, 51)), Objective(rto_s=5, rpo_s=0.5)).verdict is Verdict.FAIL
 
 
+def test_no_lost_write_is_a_promise_of_its_own_beside_a_generous_recovery_point() -> None:
+    """A synchronous standby that loses two seconds is broken, also where five minutes may be lost."""
+    promise = Objective(rto_s=5, rpo_s=300, lost_writes_max=0)
+    assert judged(history(), promise).verdict is Verdict.PASS
+    assert found(judged(history(), promise), "lost-writes") == [Verdict.PASS]
+    lossy = judged(history(without=range(40, 51)), promise)
+    assert found(lossy, "rpo") == [Verdict.PASS]
+    assert found(lossy, "lost-writes") == [Verdict.FAIL]
+    assert lossy.verdict is Verdict.FAIL
+    few = judged(history(without=[50]), replace(promise, lost_writes_max=1))
+    assert found(few, "lost-writes") == [Verdict.PASS]
+    writes = series("writes", (5100, 7000), role=Role.WRITES)
+    unread = History(FAULT, (series("http", (5050, 6900)), writes))
+    assert found(judged(unread, promise), "lost-writes") == [Verdict.INCONCLUSIVE]
+    unsettled = History(unread.marks, unread.series, (survivors(writes, settled=False),))
+    assert found(judged(unsettled, promise), "lost-writes") == [Verdict.INCONCLUSIVE]
+
+
 def test_a_target_of_nothing_lost_is_met_by_nothing_lost() -> None:
     assert judged(history(), Objective(rpo_s=0)).verdict is Verdict.PASS
     unsettled = history()
@@ -416,6 +434,40 @@ def test_being_restored_only_by_taking_the_fault_away_is_no_recovery() -> None:
     assert Verdict.FAIL in found(verdict, "recovery")
     assert verdict.verdict is Verdict.FAIL
     assert not found(judged(history(mark(MarkKind.PHASE, 15.0, "undo"))), "recovery")
+
+
+def test_an_outage_that_only_the_undo_ended_has_no_end() -> None:
+    by_itself = measure(history(), SETTINGS).rta
+    found = measure(history(mark(MarkKind.PHASE, 6.0, "undo")), SETTINGS)
+    assert by_itself is not None
+    assert by_itself.hi_s < 3
+    assert found.rta is not None
+    assert found.rta.lo_s == pytest.approx(6.0 - 5.102)  # down from 5.1 s at the latest until the undo
+    assert found.rta.hi_s == math.inf
+    assert found.service_restored is None
+    assert judged(history(mark(MarkKind.PHASE, 6.0, "undo")), Objective(rto_s=0.5)).verdict is Verdict.FAIL
+
+
+def test_what_putting_back_brings_about_is_no_part_of_the_recovery() -> None:
+    """Undoing the loss of a database makes RDS fail over once more: nobody detected or declared that."""
+    later = (MarkKind.DETECTED, MarkKind.DECLARED, MarkKind.RECOVERY_START, MarkKind.RECOVERY_END)
+    promoted = [mark(MarkKind.DECLARED, 6.0, "promote"), mark(MarkKind.RECOVERY_END, 6.5, "promote")]
+    noise = [mark(kind, 11.0, "rds-failover") for kind in later]
+    undo = mark(MarkKind.PHASE, 10.0, "undo")
+    with_noise = measure(history(*promoted, undo, *noise), SETTINGS)
+    assert with_noise.decomposition == measure(history(*promoted, undo), SETTINGS).decomposition
+    assert with_noise.decomposition.ttd is None
+    assert with_noise.decomposition.ttm is not None
+    assert with_noise.decomposition.ttm.covers(0.5)
+    verified = measure(history(undo, mark(MarkKind.DATA_VERIFIED, 12.0)), SETTINGS).rta_verified
+    assert verified is not None
+    assert verified.covers(12.0 - 5.05)
+
+
+def test_without_a_plan_there_is_no_start_of_one() -> None:
+    found = measure(history(mark(MarkKind.PHASE, 6.4, "recovery"), mark(MarkKind.DECLARED, 6.5, "rds")), SETTINGS)
+    assert found.since_plan_start is None
+    assert "since_plan_start" in found.unmeasured
 
 
 def test_a_hypothesis_that_did_not_hold_beforehand_is_a_missing_baseline_though_no_fault_followed() -> None:

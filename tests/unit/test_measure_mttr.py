@@ -9,11 +9,11 @@ from drkit.model import Interval, Verdict
 
 
 def test_no_runs_have_no_mean() -> None:
-    assert mttr([]) is None
+    assert mttr([], limit_s=9) is None
 
 
 def test_the_mean_is_the_mean_of_each_bound() -> None:
-    found = mttr([Interval(1, 2), Interval(3, 6), Interval(2, 4)])
+    found = mttr([Interval(1, 2), Interval(3, 6), Interval(2, 4)], limit_s=5)
     assert found is not None
     assert found.mean == Interval(2.0, 4.0)
     assert found.median == Interval(2, 4)
@@ -35,8 +35,8 @@ def test_a_run_that_never_recovered_is_never_dropped() -> None:
 
 
 def test_a_confidence_interval_from_eight_runs_on() -> None:
-    seven = mttr([Interval(x, x) for x in range(7)])
-    eight = mttr([Interval(x, x) for x in range(1, 9)])
+    seven = mttr([Interval(x, x) for x in range(7)], limit_s=9)
+    eight = mttr([Interval(x, x) for x in range(1, 9)], limit_s=9)
     assert seven is not None
     assert eight is not None
     assert seven.ci95 is None
@@ -48,6 +48,15 @@ def test_a_confidence_interval_from_eight_runs_on() -> None:
 
 @pytest.mark.parametrize(("n", "share"), [(4, 0.47), (29, 0.90), (59, 0.95)])
 def test_what_n_passes_support(n: int, share: float) -> None:
-    found = mttr([Interval(1, 1)] * n)
+    found = mttr([Interval(1, 1)] * n, limit_s=1)
     assert found is not None
     assert found.supports == pytest.approx(share, abs=0.005)
+    assert f"{n} of {n} recoveries met their RTO: with 95 % confidence" in found.statement
+
+
+@pytest.mark.parametrize("worse", [Interval(1, 3), Interval(3, 4), Interval(1, math.inf), None])
+def test_one_that_did_not_certainly_pass_supports_nothing(worse: Interval | None) -> None:
+    found = mttr([Interval(1, 1), worse, Interval(1, 2)], limit_s=2)
+    assert found is not None
+    assert (found.met, found.supports) == (2, None)
+    assert found.statement == "2 of 3 recoveries met their RTO"

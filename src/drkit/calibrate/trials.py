@@ -312,7 +312,12 @@ def _compare(
 
 
 def _allowance_s(kind: Kind, series: Series) -> float:
-    """Return the time in which a failure of this kind shows: τ if it shows as silence, the delay if as slowness."""
+    """Return what the width may have beyond periods: how long an attempt that fails this way takes to be over.
+
+    τ if nothing answers, the injected delay if the answer comes late, nothing for all that fails at once. It is a
+    property of the fault, known before the trial, and never of what was measured. Source: docs/measurement.md,
+    "Calibration".
+    """
     if kind is Kind.SLOW:
         return SLOW_S
     silent = any(a.error == "timeout" for a in series.attempts)

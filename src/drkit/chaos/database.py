@@ -9,7 +9,12 @@ from drkit.chaos import Hit, current, fault, zone_of
 from drkit.errors import TargetError, TimedOut, UsageError
 from drkit.model import Effect
 from drkit.targets import DatabaseTarget, Target
+from drkit.targets.aws.database import IAM_FAILOVER, IAM_PROMOTE
+from drkit.targets.aws.dns import IAM_POINT
+from drkit.targets.aws.network import IAM_ISOLATE
+from drkit.targets.aws.permissions import asks
 
+_IAM_LOOK = ("rds:DescribeDBInstances",)
 FAILS_OVER_ITSELF_S = 180.0  # RDS promises 60–120 s; longer means that somebody has to ask
 
 
@@ -37,6 +42,7 @@ def _plan_fail_over(target: Target) -> tuple[Effect, ...]:
     return Database(target).plan_failover(_database(target).instance_id)
 
 
+@asks(*IAM_FAILOVER)
 @fault(plan=_plan_fail_over)
 def fail_over() -> Hit:
     """Make the standby the writer, now."""
@@ -63,6 +69,7 @@ def _plan_leave(target: Target, *, zone: str, forced_after_s: float = FAILS_OVER
     return (replace(effect, what=f"{patience}: {effect.what}"),)
 
 
+@asks(*IAM_FAILOVER)
 @fault(plan=_plan_leave, role="assist")
 def leave_zone(zone: str, forced_after_s: float = FAILS_OVER_ITSELF_S) -> Hit:
     """See to it that the writer leaves a lost zone: wait for RDS to notice by itself, and ask for it if it does not.
@@ -108,6 +115,7 @@ def _plan_cut_writer(target: Target, *, everywhere: bool = False) -> tuple[Effec
     return tuple(e for zone in zones for e in Subnets(target).plan_isolate(zone) if e.resource in ids)
 
 
+@asks(*_IAM_LOOK, *IAM_ISOLATE)
 @fault(plan=_plan_cut_writer)
 def cut_writer(everywhere: bool = False) -> Hit:
     """Let the writer stop answering without closing a connection: its packets vanish in both directions.
@@ -127,6 +135,7 @@ def _plan_cut_replica(target: Target) -> tuple[Effect, ...]:
     return tuple(e for zone in zones for e in Subnets(target, region).plan_isolate(zone) if e.resource in ids)
 
 
+@asks(*_IAM_LOOK, *IAM_ISOLATE)
 @fault(plan=_plan_cut_replica)
 def cut_replica() -> Hit:
     """Let the cross-region replica fall behind: no packet reaches it any more.
@@ -175,6 +184,7 @@ def _plan_promote_replica(target: Target) -> tuple[Effect, ...]:
     return (*promote, *Records(target, database.hosted_zone_id).plan_point(database.dns_record, host))
 
 
+@asks(*IAM_PROMOTE, *IAM_POINT, *IAM_ISOLATE)
 @fault(plan=_plan_promote_replica, role="recovery")
 def promote_replica(timeout_s: float = 1800.0) -> Hit:
     """Make the cross-region replica the writer and point the writer's DNS record at it.
@@ -209,6 +219,7 @@ def promote_replica(timeout_s: float = 1800.0) -> Hit:
 # --- what can be seen -------------------------------------------------------------------------------------------------
 
 
+@asks()
 def accepts_writes() -> bool:
     """Return whether a transaction commits through the writer endpoint."""
     from drkit.targets import postgres
@@ -216,11 +227,13 @@ def accepts_writes() -> bool:
     return postgres.accepts_writes(current().target)
 
 
+@asks(*_IAM_LOOK)
 def writer_outside(zone: str) -> bool:
     """Witness: RDS says that the writer is in another zone than this one."""
     return _writer_zone(current().target) != zone_of(current().target, zone)
 
 
+@asks(*_IAM_LOOK)
 def writer_moved() -> bool:
     """Witness: the writer endpoint leads to another server than before the run, and RDS names another zone."""
     from drkit.targets import postgres
@@ -233,11 +246,13 @@ def writer_moved() -> bool:
     return server != context.before.writer_server and _writer_zone(context.target) != context.before.writer_zone
 
 
+@asks(*_IAM_LOOK)
 def writer_silent() -> bool:
     """Witness: the writer, or whoever answered for it, did not answer a fresh connection; or it already moved."""
     return not accepts_writes() or writer_moved()
 
 
+@asks()
 def replica_silent() -> bool:
     """Witness: the writer writes on, and nothing of it reaches the replica.
 
@@ -262,6 +277,7 @@ def _positions() -> dict[str, tuple[str, str]]:
     return {s.name: (s.flush_lsn, s.writer_lsn) for s in postgres.standbys(current().target) if s.is_replica}
 
 
+@asks(*_IAM_LOOK)
 def is_redundant() -> bool:
     """Return whether the loss of the writer would be survived: RDS names a standby in another zone."""
     from drkit.targets.aws import Database
@@ -270,6 +286,7 @@ def is_redundant() -> bool:
     return Database(target).instance(_database(target).instance_id).redundant
 
 
+@asks(*_IAM_LOOK)
 def replica_follows() -> bool:
     """Return whether the cross-region replica is a replica again and RDS says that it replicates."""
     from drkit.targets.aws import Database

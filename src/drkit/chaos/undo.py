@@ -6,6 +6,7 @@ from drkit import undo
 from drkit.chaos import current
 from drkit.errors import StillBroken
 from drkit.model import UndoRecord
+from drkit.targets.aws.permissions import asks
 
 
 def put_back(verb: str, region: str) -> None:
@@ -14,6 +15,7 @@ def put_back(verb: str, region: str) -> None:
     _checked(undo.replay(context.undo, context.target, only=lambda r: r.verb == verb and r.region == region))
 
 
+@asks()  # what it calls is the undo of the faults before it
 def everything() -> list[str]:
     """Put back everything that is pending, newest first; return a sentence for each. Raises StillBroken."""
     context = current()

@@ -9,6 +9,13 @@ from drkit.chaos import Hit, current, fault, zone_of
 from drkit.errors import UsageError
 from drkit.model import Effect
 from drkit.targets import Target
+from drkit.targets.aws.compute import IAM_STOP
+from drkit.targets.aws.groups import IAM_HOLD
+from drkit.targets.aws.network import IAM_ISOLATE
+from drkit.targets.aws.permissions import asks
+
+_IAM_HEALTH = ("ec2:DescribeInstances", "elasticloadbalancing:DescribeTargetHealth")
+_IAM_WHERE = ("rds:DescribeDBInstances",)  # which zone "writer" is
 
 
 def _plan_lose(target: Target, *, zone: str = "writer", hold_launches: bool = True) -> tuple[Effect, ...]:
@@ -20,6 +27,7 @@ def _plan_lose(target: Target, *, zone: str = "writer", hold_launches: bool = Tr
     return (*held, *Subnets(target).plan_isolate(zone), *Instances(target).plan_stop(zone))
 
 
+@asks(*_IAM_WHERE, *IAM_HOLD, *IAM_ISOLATE, *IAM_STOP)
 @fault(plan=_plan_lose)
 def lose(zone: str = "writer", hold_launches: bool = True) -> Hit:
     """Lose everything in a zone at once, until it is undone: its subnets are cut and its instances stopped.
@@ -52,13 +60,32 @@ def _group(target: Target) -> str | None:
     return target.compute.asg_name if target.compute else None
 
 
+@asks(*_IAM_WHERE, *_IAM_HEALTH)
 def is_dark(zone: str) -> bool:
-    """Witness: nothing answers inside the zone any more, and the load balancer has no healthy target there."""
+    """Witness: nothing answers inside the zone any more, the load balancer has no healthy target there, and no writer.
+
+    A writer that was there is silent, or RDS has moved it by itself; that this run forced it away proves nothing.
+    """
     target = current().target
     zone = zone_of(target, zone)
-    return not _answers(target, zone) and _healthy_by_zone(target).get(zone, 0) == 0
+    return not _answers(target, zone) and _healthy_by_zone(target).get(zone, 0) == 0 and _has_no_writer(zone)
 
 
+def _has_no_writer(zone: str) -> bool:
+    from drkit.targets import postgres
+    from drkit.targets.aws import Database
+
+    context = current()
+    database = context.target.database
+    if database is None or context.before.writer_zone != zone:
+        return True
+    if not postgres.accepts_writes(context.target):
+        return True
+    moved = Database(context.target).instance(database.instance_id).zone != zone
+    return moved and not any(r.verb == "leave_failed_over" for r in context.undo.records())
+
+
+@asks(*_IAM_WHERE, "ec2:DescribeInstances")
 def launched_into(zone: str) -> str:
     """Return which instances were launched in a zone since the run began, or "nothing": a refill into a dead zone."""
     from drkit.targets.aws import Instances
@@ -68,6 +95,7 @@ def launched_into(zone: str) -> str:
     return ", ".join(i.instance_id for i in running if i.instance_id not in context.before.instance_ids) or "nothing"
 
 
+@asks(*_IAM_HEALTH, "autoscaling:DescribeAutoScalingGroups")
 def has_capacity(per_zone: int = 1) -> bool:
     """Return whether every zone of the target has at least this many healthy targets, and its group what it desires."""
     from drkit.targets.aws import Groups

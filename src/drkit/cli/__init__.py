@@ -31,6 +31,7 @@ def _obey(words: list[str]) -> int:
     from drkit.cli import console
 
     as_json = "--json" in words
+    console.hush_libraries()
     try:
         from drkit.cli import app
 

@@ -68,7 +68,8 @@ def _must_be_up(found: Project, target: Target) -> None:
     now = lab.status(target.name, home=home)
     if now.ok:
         return
-    TargetLock(found.home, target.name).close()  # TargetBusy: it is a run that has broken it, and will put it back
+    # TargetBusy: it is a run that has broken it, and will put it back.
+    TargetLock(found.home, target.name, lab_directory=target.lab.directory if target.lab else None).close()
     option = "" if target.name == LAB else f" --name {target.name}"
     broken = ", ".join(p.name for p in now.parts if not p.ok)
     raise LabError(

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 lab = typer.Typer(help="The lab: a small cloud with a real database on this machine.", **HELP, **PLAIN)
 app.add_typer(lab, name="lab")
+target_app = typer.Typer(help="Targets: what a run is aimed at.", **HELP, **PLAIN)
+app.add_typer(target_app, name="target")
 
 
 def _command(name: str, *examples: str, of: typer.Typer = app) -> Callable[[Function], Function]:
@@ -268,6 +270,70 @@ def doctor(
     from drkit.cli import doctor as checks
 
     return checks.doctor(name, target, as_json=json)
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+@_command("list", "drkit target list", "drkit target list --json | jq -r '.targets[].name'", of=target_app)
+def target_list(json: Json = False) -> int:
+    """List the targets that can be named."""
+    from drkit.cli import aiming
+
+    return aiming.list_(as_json=json)
+
+
+@_command("show", "drkit target show staging", "drkit target show targets/staging.json --json", of=target_app)
+def target_show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A target, or its file.", autocompletion=complete.targets)
+    ],
+    json: Json = False,
+) -> int:
+    """Show what a target's file says, checked, with its defaults. Nothing is reached by it."""
+    from drkit.cli import aiming
+
+    return aiming.show(name, as_json=json)
+
+
+@_command(
+    "discover",
+    "drkit target discover staging --region eu-central-1 --profile staging > targets/staging.json",
+    "drkit target discover orders --region eu-central-1 --recovery-region eu-west-1 --tag stack=orders",
+    of=target_app,
+)
+def target_discover(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the target shall be called.")],
+    region: Annotated[str, typer.Option("--region", metavar="REGION", help="Where it is.")],
+    recovery_region: Annotated[
+        str | None, typer.Option("--recovery-region", metavar="REGION", help="Where its replica is.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="AWS profile to use.")] = None,
+    assume_role: Annotated[
+        str | None, typer.Option("--assume-role", metavar="ARN", help="Role to assume with it.")
+    ] = None,
+    external_id: Annotated[
+        str | None, typer.Option("--external-id", metavar="ID", help="What that role asks for.")
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option("--endpoint-url", metavar="URL", help="Another place of the AWS APIs.")
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", metavar="KEY=VALUE", help="What its parts are tagged with; default: drkit:target=NAME."),
+    ] = None,
+    json: Json = False,  # noqa: ARG001  (a target's file is JSON either way)
+) -> int:
+    """Print a target's file, made from what carries a tag in an AWS account; only read-only calls are made.
+
+    At most one of each may carry it: VPC, RDS instance (and its replica), Auto Scaling group, target group, load
+    balancer.
+    """
+    from drkit.cli import aiming
+    from drkit.targets import AwsAccess
+
+    access = AwsAccess(endpoint_url=endpoint_url, profile=profile, assume_role_arn=assume_role, external_id=external_id)
+    return aiming.discover(name, region=region, recovery_region=recovery_region, access=access, tag=tag)
 
 
 # --- the lab ----------------------------------------------------------------------------------------------------------

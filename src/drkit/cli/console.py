@@ -95,6 +95,21 @@ def defect(error: Exception, *, as_json: bool) -> int:
     return problem(f"{message} (a defect in drkit)", _evidence(error), 3, as_json=as_json)
 
 
+def hush_libraries() -> None:
+    """Keep chaoslib's own log lines off the terminal: what an activity raised is in the run's history, and told there.
+
+    Who sets up logging, or DRKIT_DEBUG, gets them as before.
+    """
+    if os.environ.get("DRKIT_DEBUG"):
+        return
+    import logging
+
+    for name in ("chaostoolkit", "chaostoolkit-lib"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:  # without any, Python prints warnings to standard error as a last resort
+            logger.addHandler(logging.NullHandler())
+
+
 def finite(value: Any) -> Any:
     """Return a value as JSON can carry it: infinite numbers are None, tuples lists, enums words."""
     match value:

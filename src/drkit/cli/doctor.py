@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from drkit import clock
-from drkit.cli import aim, console
+from drkit.catalog import Experiment
+from drkit.cli import aim, console, look
 from drkit.errors import DrkitError
 from drkit.project import Project
 from drkit.targets import Target
@@ -32,6 +33,7 @@ class Check:
     says: str
     hint: str = ""
     required: bool = True
+    actions: Mapping[str, bool | None] = field(default_factory=dict)  # IAM actions: allowed? None: cannot be told
 
     @property
     def missing(self) -> bool:
@@ -63,6 +65,8 @@ def _tell(check: Check) -> None:
     console.out(f"{sign} {check.name:14} {check.says}")
     if check.hint and not check.ok:
         console.out(f"{'':19} hint: {check.hint}")
+    for action, allowed in check.actions.items():
+        console.out(f"{'':19} {'NO  ' if allowed is False else 'ok  ' if allowed else '–   '} {action}")
 
 
 def _all(found: Project, wanted: str, experiment: str | None) -> Iterator[Check]:
@@ -230,29 +234,43 @@ def _experiment(found: Project, name: str, target: Target | None) -> Iterator[Ch
     if target is None:
         yield Check("permissions", None, "not asked: no target to ask", "drkit lab up", required=False)
         return
+    yield _permissions(found, experiment, target)
+
+
+def _permissions(found: Project, experiment: Experiment, target: Target) -> Check:
+    """Tell every IAM action that the experiment may need, and ask IAM about each, even if the target can't be asked."""
     from drkit import engine
     from drkit.targets import facts
     from drkit.targets.aws import permissions
 
+    problem: DrkitError | None = None
     try:
-        actions = permissions.iam_actions(engine.plan(experiment, target, found).effects)
-    except DrkitError as e:
-        yield Check("permissions", False, e.message, e.hint)
-        return
-    if facts.is_loopback(target):
-        yield Check("permissions", None, f"needs {len(actions)} IAM actions on AWS; the lab allows all", required=False)
-        return
-    try:
-        answers = permissions.check(target, actions)
-    except DrkitError as e:
-        yield Check("permissions", False, e.message, e.hint)
-        return
-    denied = [a for a in actions if answers[a] is False]
-    unknown = [a for a in actions if answers[a] is None]
+        effects = engine.plan(experiment, target, found).effects
+    except DrkitError as e:  # it may be these very permissions that are missing
+        problem, effects = e, ()
+    needed = look.needed(experiment, target, found, effects)
+    answers: dict[str, bool | None] = dict.fromkeys(needed.actions)
+    real = not facts.is_loopback(target)
+    if real:
+        try:
+            answers = permissions.check(target, needed.actions)
+        except DrkitError as e:
+            problem = problem or e
+    count = f"{len(answers)} IAM actions"
+    more = f"; {', '.join(needed.untold)} may need others, and does not tell" if needed.untold else ""
+    denied = [a for a, allowed in answers.items() if allowed is False]
+    unknown = [a for a, allowed in answers.items() if allowed is None]
     if denied:
-        yield Check("permissions", False, f"denied: {', '.join(denied)}", "allow them to the role of the target file")
-    elif unknown:
-        says = f"cannot be told for {len(unknown)} of {len(actions)} actions: {', '.join(unknown)}"
-        yield Check("permissions", None, says, "allow iam:SimulatePrincipalPolicy to have them checked", required=False)
-    else:
-        yield Check("permissions", True, f"{len(actions)} actions are allowed")
+        hint = "allow them to the role of the target file"
+        return Check("permissions", False, f"denied: {', '.join(denied)}{more}", hint, actions=answers)
+    if problem:
+        says = f"{problem.message}; it needs {count}{more}"
+        return Check("permissions", False, says, console.hint_of(problem), actions=answers)
+    if not real:
+        says = f"needs {count} on AWS; the lab allows all{more}"
+        return Check("permissions", None, says, required=False, actions=answers)
+    if unknown:
+        says = f"cannot be told for {len(unknown)} of {count}{more}"
+        hint = "allow iam:SimulatePrincipalPolicy to have them checked"
+        return Check("permissions", None, says, hint, required=False, actions=answers)
+    return Check("permissions", True, f"{count} are allowed{more}", actions=answers)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from drkit import lab
 from drkit.cli import aim, console
-from drkit.errors import UnknownName
+from drkit.errors import LabError, UnknownName
 from drkit.lab import LabOptions, LabStatus
 
 
 def up(name: str, *, speed: float, fsync: bool, options: dict[str, Any], as_json: bool) -> int:
     home = aim.here().home
+    chosen = _chosen(speed, options)
     before = lab.status(name, home=home)
-    lab.up(name, home=home, speed=speed, fsync=fsync, options=LabOptions(**options), progress=console.say)
+    lab.up(name, home=home, speed=speed, fsync=fsync, options=chosen, progress=console.say)
     now = lab.status(name, home=home)
     if as_json:
         console.out_json({**_as_json(now), "started": not before.ok})
@@ -28,13 +31,35 @@ def up(name: str, *, speed: float, fsync: bool, options: dict[str, Any], as_json
     return 0
 
 
+def _chosen(speed: float, options: dict[str, Any]) -> LabOptions:
+    """Return a new lab's options. Raises LabError, with the words to use instead, for what no lab can have."""
+    if not 0.01 <= speed <= 100:  # nan is no number between them either
+        raise LabError(f"a lab's speed is 0.01 to 100, not {speed:g}", "--speed 4 is four times as fast as --speed 1")
+    try:
+        return LabOptions(**options)
+    except LabError as e:
+        raise LabError(e.message, e.hint or "--instances 3 puts one into each zone") from None
+
+
 def down(name: str, *, as_json: bool) -> int:
-    ended = lab.down(name, home=aim.here().home)
+    home = aim.here().home
+    before = lab.status(name, home=home)
+    there = Path(before.directory).is_dir()
+    ended = lab.down(name, home=home)
     if as_json:
-        console.out_json({"name": name, "ended": ended})
+        console.out_json({"name": name, "was": before.state, "cleared": there, "ended": ended})
         return 0
-    console.out(f"lab {name!r} is down: {len(ended)} processes ended" if ended else f"lab {name!r} was not up")
+    console.out(f"lab {name!r} {_ended(before, ended) if there or ended else 'was not up'}")
     return 0
+
+
+def _ended(before: LabStatus, ended: Sequence[str]) -> str:
+    """Return what ending a lab came to, in words: also one of which only some processes, or only files, were left."""
+    processes = f"{len(ended)} process{'' if len(ended) == 1 else 'es'} ended"
+    if before.state not in ("half dead", "down"):
+        return f"is down: {processes}"
+    was = "was half dead" if before.state == "half dead" else "had not come up"
+    return f"{was} and is cleared: {processes if ended else 'no process of it was left'}, its files removed"
 
 
 def status(name: str, *, as_json: bool) -> int:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drkit import catalog
 from drkit.catalog import Experiment
 from drkit.cli import aim, console
 from drkit.errors import DrkitError, UsageError
 from drkit.model import Effect
+from drkit.project import Project
 from drkit.report import numbers
+from drkit.targets import Target
+
+if TYPE_CHECKING:
+    from drkit.targets.aws.permissions import Needed
 
 
 def list_(*, as_json: bool) -> int:
@@ -100,7 +105,9 @@ def plan(
 
     found = aim.here(reports)
     experiment = catalog.load(name, found)
-    made = engine.plan(experiment, aim.at(found, target_name), found, variables(zone, var))
+    target = aim.at(found, target_name)
+    made = engine.plan(experiment, target, found, variables(zone, var))
+    permissions = needed(experiment, target, found, made.effects)
     if as_json:
         console.out_json(
             {
@@ -111,7 +118,8 @@ def plan(
                 "expected_s": made.expected_s,
                 "expected_from_runs": made.expected_from_runs,
                 "effects": [asdict(e) for e in made.effects],
-                "iam_actions": iam_actions(made.effects),
+                "iam_actions": permissions.actions,
+                "iam_untold": permissions.untold,
                 "notes": made.notes,
             }
         )
@@ -125,7 +133,8 @@ def plan(
         if not effect.consented:
             lines.append("     it does not carry the consent tag: a run would be refused")
     lines += ["", *(f"note: {note}" for note in made.notes)]
-    lines.append(f"IAM actions: {', '.join(iam_actions(made.effects))}")
+    lines.append(f"IAM actions: {', '.join(permissions.actions)}")
+    lines += [f"and those of {', '.join(permissions.untold)}, which does not tell"] if permissions.untold else []
     lines.append(
         f"takes about {numbers.seconds(made.expected_s)} (median of {made.expected_from_runs} runs)"
         if made.expected_s is not None
@@ -136,10 +145,11 @@ def plan(
     return 0
 
 
-def iam_actions(effects: Sequence[Effect]) -> tuple[str, ...]:
-    from drkit.targets.aws.permissions import iam_actions as needed
+def needed(experiment: Experiment, target: Target, found: Project, effects: Sequence[Effect]) -> Needed:
+    """Return what a run needs to be allowed, as `drkit plan` and `drkit doctor` tell it. Asks nothing."""
+    from drkit.targets.aws import permissions
 
-    return needed(effects)
+    return permissions.needed(experiment, target, alarms=found.settings.guard.stop_alarms, effects=effects)
 
 
 def variables(zone: str | None, var: Sequence[str]) -> dict[str, str]:

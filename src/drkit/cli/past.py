@@ -16,6 +16,7 @@ from drkit.errors import DrkitError, RunDirError, UsageError
 from drkit.model import Interval
 from drkit.report import numbers
 from drkit.rundir import RunDir
+from drkit.undo import UndoJournal
 
 _FILES = {"md": "report.md", "json": "report.json", "html": "report.html", "junit": "junit.xml"}
 
@@ -157,11 +158,17 @@ def _row(run: RunDir) -> tuple[dict[str, Any], Past | None]:
             "rpa": verdict.span(rpa),
             "acknowledged_writes": sum(x["acknowledged"] for x in m["losses"]) if m["losses"] else None,
             "lost_writes": sum(len(x["lost"]) for x in m["losses"]) if m["losses"] else None,
+            "problem": _left_broken(run),
         }
         one = scenario.past(identity, verdict=row["verdict"], rta=rta, impact=m["impact"] is not None)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise RunDirError(f"its measurement.json is damaged: {type(e).__name__}: {e}") from e
     return row, one
+
+
+def _left_broken(run: RunDir) -> str | None:
+    pending = UndoJournal(run.path / "undo.jsonl", run.run_id).pending()
+    return f"STILL BROKEN: {len(pending)} not put back; drkit undo {run.run_id}" if pending else None
 
 
 def _interval(value: Mapping[str, float] | None) -> Interval | None:

@@ -61,6 +61,7 @@ class Summary:
             "median": _span(m.median if m else None),
             "worst": _span(m.worst if m else None),
             "ci95": _span(m.ci95 if m else None),
+            "met_rto": m.met if m else 0,
             "supports": m.supports if m else None,
             "target_s": self.target_s,
             "verdict": str(self.verdict) if self.verdict else None,
@@ -107,8 +108,11 @@ def _name(identity: Mapping[str, Any]) -> str:
         else:
             words.append(f"{key} = {value}")
     target = f"{identity['target']} ({identity['target_kind']})"
-    if (speed := identity.get("environment", {}).get("lab_speed", 1.0)) != 1.0:
+    environment = identity.get("environment", {})
+    if (speed := environment.get("lab_speed", 1.0)) != 1.0:
         target += f" at speed {speed:g}"
+    if (standby := environment.get("standby", "synchronous")) != "synchronous":
+        words.append("no standby" if standby == "none" else f"{standby} standby")
     return f"{identity['name']} on {target}" + (f", {', '.join(words)}" if words else "")
 
 

@@ -25,13 +25,13 @@ def init(directory: Path, *, as_json: bool) -> int:
     kept: list[str] = []
     for template, place in _PLACES.items():
         path = directory / place
-        if path.exists() or path.is_symlink():
-            kept.append(str(place))
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write((TEMPLATES / template).read_text("utf-8"))
-        written.append(str(place))
+        try:
+            fresh = _write(path, (TEMPLATES / template).read_text("utf-8"))
+        except OSError as e:
+            raise UsageError(
+                f"cannot write {path}: {e.strerror}", "name a directory that you may write to: drkit init DIR"
+            ) from None
+        (written if fresh else kept).append(str(place))
     if as_json:
         console.out_json({"directory": str(directory.resolve()), "written": written, "kept": kept})
         return 0
@@ -45,6 +45,16 @@ def init(directory: Path, *, as_json: bool) -> int:
         console.say(f"add to .gitignore: {' '.join(unsaid)}")
     console.say("next: drkit doctor, then drkit run other-zone")
     return 0
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file that is not there yet; return whether it was written. Raises OSError."""
+    if path.exists() or path.is_symlink():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    return True
 
 
 def calibrate(trials: int, *, seed: int, as_json: bool) -> int:
@@ -75,6 +85,7 @@ def calibrate(trials: int, *, seed: int, as_json: bool) -> int:
             str(k.covered),
             str(k.disturbed),
             f"{k.every_s * 1000:g} ms",
+            numbers.seconds(k.allowance_s) if k.allowance_s else "–",
             _periods(k.mean_width_periods),
             "–" if k.mean_width_s is None else numbers.seconds(k.mean_width_s),
             "–" if k.rows_exact is None else str(k.rows_exact),
@@ -82,7 +93,9 @@ def calibrate(trials: int, *, seed: int, as_json: bool) -> int:
         for k in certificate.kinds
     ]
     console.out(
-        console.table(("kind", "trials", "covered", "disturbed", "p", "width in p", "width", "rows exact"), rows)
+        console.table(
+            ("kind", "trials", "covered", "disturbed", "p", "shows within", "width in p", "width", "rows exact"), rows
+        )
     )
     console.out(
         f"\ncovered {numbers.percent(certificate.coverage)} of {certificate.trials} known outages; mean width"

@@ -9,6 +9,7 @@ from drkit.cli import aim, console, stored, verdict
 from drkit.errors import UnknownName, UsageError
 from drkit.lease import TargetLock
 from drkit.model import MarkKind, UndoRecord
+from drkit.project import Project
 from drkit.rundir import RunDir
 from drkit.targets import Target
 from drkit.undo import CloudCopy, UndoJournal, Undone, replay
@@ -40,7 +41,7 @@ def undo(name: str, *, reports: Path | None, as_json: bool) -> int:
     if not journal.pending() and not verdict.still_broken(record) and record.ended:
         return _told(run.run_id, (), (), as_json=as_json)
     target = targets.load(str(run.path / "target.json"), found.home)
-    lock = TargetLock(found.home, target.name)  # neither its guardian nor another run is at work on the target
+    lock = _lock(found, target)  # neither its guardian nor another run is at work on the target
     try:
         lock.name(run.run_id)
         seen = sum(m.kind is MarkKind.UNDO for m in run.marks())
@@ -62,7 +63,7 @@ def undo_from_cloud(run_id: str, target_name: str | None, *, as_json: bool) -> i
     found = aim.here()
     target = aim.at(found, target_name, whole=False)
     parameters = Parameters(target)
-    lock = TargetLock(found.home, target.name)
+    lock = _lock(found, target)
     try:
         pending = parameters.records(run_id)
         if not pending:
@@ -79,6 +80,10 @@ def undo_from_cloud(run_id: str, target_name: str | None, *, as_json: bool) -> i
         lock.close()
     done = tuple(r.sentence for r in results if r.ok)
     return _told(run_id, done, tuple(r.sentence for r in results if not r.ok), as_json=as_json)
+
+
+def _lock(found: Project, target: Target) -> TargetLock:
+    return TargetLock(found.home, target.name, lab_directory=target.lab.directory if target.lab else None)
 
 
 class CloudJournal(UndoJournal):

@@ -94,9 +94,10 @@ class Activities:
         why = self._why_not_waiting(worker, lo + int(limit_s * NS_PER_S), stop, limit_s)
         if why:
             overdue(f"{bare['name']}: {why}")
-            worker.join(GRACE_S)
-            if worker.is_alive():
-                self._unfinished.append(worker)
+            if bare["type"] != "probe":  # a question that nobody waits for any more changes nothing
+                worker.join(GRACE_S)
+                if worker.is_alive():
+                    self._unfinished.append(worker)
         hi = clock.now_ns()
         entry = box[0] if box and not why.startswith("not finished") else _cut_short(bare, why)
         return Settled(entry, lo, hi, bool(why))
@@ -112,11 +113,16 @@ class Activities:
             worker.join(max(0.0, (deadline_ns - clock.now_ns()) / NS_PER_S))
         return not any(worker.is_alive() for worker in self._unfinished)
 
-    def holds(self, probe: Mapping[str, Any], *, timeout_s: float = 30.0) -> tuple[bool, Settled]:
-        """Ask a probe that has a tolerance; return whether its answer is within it (no answer is not)."""
+    def holds(
+        self, probe: Mapping[str, Any], *, timeout_s: float = 30.0, stop: threading.Event | None = None
+    ) -> tuple[bool, Settled]:
+        """Ask a probe that has a tolerance; return whether its answer is within it (no answer is not).
+
+        Waits no longer once `stop` is set; raises Aborted if it was set before.
+        """
         from chaoslib.hypothesis import within_tolerance
 
-        settled = self.run(probe, timeout_s=timeout_s)
+        settled = self.run(probe, timeout_s=timeout_s, stop=stop)
         if not settled.succeeded:
             return False, settled
         tolerance = probe.get("tolerance", True)

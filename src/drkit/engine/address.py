@@ -10,14 +10,14 @@ from drkit.catalog import ProbeData
 from drkit.errors import UsageError
 from drkit.model import ProbeKind
 from drkit.probes import ProbeSpec
-from drkit.targets import Target
+from drkit.targets import DatabaseTarget, Target, postgres
 
 
 def spec_of(data: ProbeData, target: Target, run_id: str, configuration: Mapping[str, Any]) -> ProbeSpec | None:
     """Return a probe's address and schedule: what the experiment names, where the target has it.
 
     None for a probe inside a zone for which the target has no address. Raises UsageError for a target without a service
-    or database to probe.
+    or database to probe, TargetError if the secret with its password cannot be had.
     """
     common: dict[str, Any] = {
         "name": data.name,
@@ -47,7 +47,16 @@ def spec_of(data: ProbeData, target: Target, run_id: str, configuration: Mapping
         dbname=database.dbname,
         user=database.user,
         password_env=database.password_env,
+        password_secret_arn=database.password_secret_arn,
+        password=_secret(target, database),
         sslmode=database.sslmode,
         ledger_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"drkit:{run_id}:{data.name}")),
         **common,
     )
+
+
+def _secret(target: Target, database: DatabaseTarget) -> str:
+    """Return the password that Secrets Manager holds; "" where the target refers to none, or to the environment."""
+    if database.password_env or not database.password_secret_arn:
+        return ""
+    return postgres._password(target, database) or ""

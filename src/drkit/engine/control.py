@@ -3,7 +3,7 @@
 It authorises the run against the target named by DRKIT_TARGET, takes the target's lock and a guardian, and puts
 everything back at the end. chaoslib swallows what a control raises; the faults then find no context and refuse, so it
 fails closed.
-It does not measure: `drkit run` does.
+It does not measure: `drkit run` does. What was done is in the run's history all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from drkit import catalog, project, targets
+from drkit import catalog, clock, project, targets
 from drkit.engine.finish import finish
 from drkit.engine.foreign import ROLLBACK, journal_rollbacks
 from drkit.engine.restore import put_back
@@ -26,6 +26,7 @@ from drkit.errors import DrkitError, UsageError
 from drkit.model import MarkKind
 
 _open: list[tuple[contextlib.ExitStack, Session]] = []
+_began: dict[int, int] = {}  # thread → when the activity in it began
 
 
 def before_experiment_control(context: dict[str, Any], **_: Any) -> None:
@@ -51,6 +52,23 @@ def after_experiment_control(context: dict[str, Any], state: Any = None, **_: An
         finish(session.run)
     finally:
         stack.close()
+
+
+def before_activity_control(**_: Any) -> None:
+    """Note when an activity begins."""
+    _began[threading.get_ident()] = clock.now_ns()
+
+
+def after_activity_control(context: dict[str, Any], state: Any = None, **_: Any) -> None:
+    """Write down what an activity of the method did, and that a fault was requested."""
+    began_ns = _began.pop(threading.get_ident(), None)
+    names = {str(a.get("name")) for a in _open[-1][1].run.identity["document"]["method"]} if _open else ()
+    if began_ns is None or context.get("name") not in names:
+        return
+    run, times = _open[-1][1].run, {"t_lo_ns": began_ns, "t_hi_ns": clock.now_ns()}
+    run.mark(MarkKind.ACTIVITY, context["name"], entry=state, **times)
+    if catalog.role_in_method(context) == "fault":
+        run.mark(MarkKind.FAULT_REQUESTED, context["name"], **times)
 
 
 def _begin(document: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from drkit import clock, probes
 from drkit.catalog import Experiment, role_in_method
 from drkit.chaos import Context
 from drkit.clock import NS_PER_S
-from drkit.engine import restore
+from drkit.engine import restore, rows
 from drkit.engine.activity import Activities, Settled
 from drkit.engine.address import spec_of
 from drkit.engine.foreign import journal_rollbacks
@@ -57,14 +57,12 @@ class Play:
         self.specs = tuple(s for s in specs if s is not None)
         self.processes: list[ProbeProcess] = []
         self.wall_offset_ns = clock.wall_minus_monotonic_ns()
-        outage_max_s = self.extension.guards.outage_max_s
         self.watch = Watch(
             self.dir,
             self.target,
             watcher,
             name=experiment.name,
-            outage_max_s=None if outage_max_s is None else outage_max_s * self.pace,
-            alarms=self.extension.guards.alarms,
+            guards=self.extension.guards,
             failover_asked=lambda: any(r.verb == "leave_failed_over" for r in self.context.undo.records()),
             abort=abort,
         )
@@ -128,10 +126,11 @@ class Play:
             return False
         held = self._hypothesis("before")
         for witness in self.extension.witnesses:
-            already, _ = self._ask(witness)
+            already, settled = self._ask(witness)
             self._raise_if_stopped()
-            if already:
+            if already or settled.problem:
                 why = f"{witness['name']} was true before anything was broken"
+                why = f"{witness['name']} cannot be asked: {settled.problem}" if settled.problem else why
                 self.dir.mark(MarkKind.BASELINE_MISSING, witness["name"], why=why)
                 held = False
         return held
@@ -180,7 +179,7 @@ class Play:
         self._hypothesis("after")
         if phases.observe_until == "recovered":
             self._stop_probes()
-        self._read_survivors()
+        rows.read_back(self.dir, self.specs, self.target, self.stop)
 
     def _put_back(self) -> None:
         """Undo everything, wait until the next failure would be survivable, look for what was left behind."""
@@ -199,7 +198,9 @@ class Play:
                 self.watch.phase("verification")
                 self._wait_stable()
                 self._stop_probes()
-                self._read_survivors()
+                rows.read_back(self.dir, self.specs, self.target, self.stop)
+        except Aborted as e:  # all is back already; only the reading is left out
+            self._note_stop("; ".join(self.why_stopped) or e.message)
         finally:
             self._residue()
 
@@ -225,8 +226,9 @@ class Play:
 
     def _follow_redundancy(self) -> None:
         """Some failures heal while the fault is still there: see when, without much load on the control plane."""
-        while self.extension.redundancy and not self._held.wait(5 * self.poll_s):
-            self._redundant()
+        with contextlib.suppress(Aborted):  # the recovery notices by itself
+            while self.extension.redundancy and not self._held.wait(5 * self.poll_s):
+                self._redundant()
 
     def _redundant(self) -> bool:
         """Ask whether the next failure would be survivable, and keep the bracket in which that became true."""
@@ -346,9 +348,17 @@ class Play:
         """Look until the witness has seen its fault; nobody having seen it is a fault without teeth."""
         name, since_ns = witness["name"], clock.now_ns()
         every_s = min(self.poll_s, 0.05) if self.target.kind == "lab" else self.poll_s
+        problem = ""
+
+        def seen() -> bool:
+            nonlocal problem
+            held, settled = self._ask(witness)
+            problem = settled.problem
+            return held
+
         try:
             lo, hi = clock.wait_until(
-                lambda: self._ask(witness)[0],
+                seen,
                 name,
                 timeout_s=24 * 3600,
                 every_s=every_s,
@@ -357,7 +367,8 @@ class Play:
             )
         except Aborted:
             if not self.stop.is_set():
-                self.dir.mark(MarkKind.TOOTHLESS, name, why="its time was over before this was seen")
+                why = "its time was over before this was seen" + (f" ({problem})" if problem else "")
+                self.dir.mark(MarkKind.TOOTHLESS, name, why=why)
             return
         fault = witness.get("fault", self._first_fault())
         self.dir.mark(MarkKind.FAULT_EFFECTIVE, name, t_lo_ns=lo, t_hi_ns=hi, fault=fault)
@@ -382,7 +393,7 @@ class Play:
         return held
 
     def _ask(self, probe: Mapping[str, Any]) -> tuple[bool, Settled]:
-        return self.activities.holds({k: v for k, v in probe.items() if k != "fault"})
+        return self.activities.holds({k: v for k, v in probe.items() if k != "fault"}, stop=self.stop)
 
     def _first_fault(self) -> str:
         return str(next((a["name"] for a in self.experiment.method if role_in_method(a) == "fault"), ""))
@@ -404,25 +415,6 @@ class Play:
             thread.start()
         for thread in threads:
             thread.join()
-
-    def _read_survivors(self) -> None:
-        """Read the marker rows of every writer back through the writer endpoint, until two readings agree."""
-        gap_s = 0.3 if self.target.kind == "lab" else 5.0
-        lo = clock.now_ns()
-        settled = True
-        for spec in self.specs:
-            if spec.kind is not ProbeKind.SQL:
-                continue
-            try:
-                survivors = sql.read_survivors(spec, gap_s=gap_s, timeout_s=max(20.0, 300 * self.pace))
-            except DrkitError as e:
-                self.dir.mark(MarkKind.INSTRUMENT, spec.name, why=f"rows not read back: {e.message}")
-                settled = False
-                continue
-            self.dir.add_survivors(survivors)
-            settled = settled and survivors.settled
-        if settled and any(s.kind is ProbeKind.SQL for s in self.specs):
-            self.dir.mark(MarkKind.DATA_VERIFIED, "marker rows", t_lo_ns=lo)
 
     # --- small things -------------------------------------------------------------------------------------------------
 

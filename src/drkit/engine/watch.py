@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from drkit import clock
+from drkit.catalog import Guards
 from drkit.clock import NS_PER_S
 from drkit.engine.progress import ProbeView, Progress, Watcher
 from drkit.errors import DrkitError
@@ -38,7 +39,8 @@ class _Follower:
 
     probe: ProbeProcess
     tail: Tail
-    recent: deque[Attempt] = field(default_factory=deque)  # as long as an attempt may take, and a second
+    window_ns: int  # W
+    recent: deque[Attempt] = field(default_factory=deque)  # of the last W, and as long as an attempt may take
     attempts: int = 0
     failures: int = 0
     last_error: str = ""
@@ -62,7 +64,7 @@ class _Follower:
             else:
                 self._fail(a)
             self.recent.append(a)
-        keep_ns = RECENT_NS + int(self.probe.spec.timeout_s * NS_PER_S)
+        keep_ns = max(RECENT_NS, self.window_ns) + int(self.probe.spec.timeout_s * NS_PER_S)
         while self.recent and self.recent[0].done_ns < now - keep_ns:
             self.recent.popleft()
 
@@ -84,15 +86,24 @@ class _Follower:
         silent = newest is None or now - newest.done_ns > max(RECENT_NS, 5 * self.probe.spec.every_s * NS_PER_S)
         return 0.0 if silent or self.first_good is None else (now - self.first_good.sent_ns) / NS_PER_S
 
+    def error_rate(self, now: int) -> float:
+        """Return which share of the attempts of the last W failed."""
+        window = [a.outcome is not Outcome.OK for a in self.recent if a.done_ns >= now - self.window_ns]
+        return sum(window) / len(window) if window else 0.0
+
+    def p95_s(self, now: int, window_ns: int) -> float | None:
+        """Return how long 95 % waited at most; time-outs count too, they are what users waited."""
+        waits = sorted(a.done_ns - a.due_ns for a in self.recent if a.done_ns >= now - window_ns)
+        return waits[math.ceil(0.95 * len(waits)) - 1] / NS_PER_S if waits else None
+
     def view(self, now: int) -> ProbeView:
         second = [a for a in self.recent if a.done_ns >= now - RECENT_NS]
-        latencies = sorted(a.done_ns - a.due_ns for a in second)  # time-outs too: they are what users waited
         return ProbeView(
             name=self.probe.spec.name,
             role=self.probe.spec.role,
             ok=None if self.newest is None else self.newest.outcome is Outcome.OK,
             rate_per_s=len(second) / (RECENT_NS / NS_PER_S),
-            p95_s=latencies[math.ceil(0.95 * len(latencies)) - 1] / NS_PER_S if latencies else None,
+            p95_s=self.p95_s(now, RECENT_NS),
             attempts=self.attempts,
             failures=self.failures,
             last_error=self.last_error,
@@ -109,8 +120,7 @@ class Watch:
         watcher: Watcher,
         *,
         name: str,
-        outage_max_s: float | None,
-        alarms: Sequence[str],
+        guards: Guards,
         failover_asked: Callable[[], bool],
         abort: Callable[[str], None],
     ) -> None:
@@ -118,7 +128,8 @@ class Watch:
         self._run, self._target, self._watcher, self._name = run, target, watcher, name
         self._failover_asked = failover_asked
         self._followers: list[_Follower] = []
-        self._outage_max_s, self._alarms, self._abort = outage_max_s, tuple(alarms), abort
+        self._guards, self._abort = guards, abort
+        self._outage_max_s = None if guards.outage_max_s is None else guards.outage_max_s * target.pace
         self._origin_ns = clock.now_ns()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -134,11 +145,12 @@ class Watch:
         self._threads = [threading.Thread(target=self._follow, name="watch", daemon=True)]
         if target.database:
             self._threads.append(threading.Thread(target=self._events, name="rds-events", daemon=True))
-        if self._alarms:
+        if guards.alarms:
             self._threads.append(threading.Thread(target=self._watch_alarms, name="alarms", daemon=True))
 
     def start(self, probes: Sequence[ProbeProcess]) -> None:
-        self._followers = [_Follower(p, Tail(p.path)) for p in probes]
+        window_ns = int(self._target.stable_window_s * NS_PER_S)
+        self._followers = [_Follower(p, Tail(p.path), window_ns) for p in probes]
         for thread in self._threads:
             thread.start()
 
@@ -206,13 +218,13 @@ class Watch:
             views = tuple(f.view(now) for f in self._followers)
             outage, over = self._outage(now)
             dead = [] if self._probes_end else [f.probe for f in self._followers if not f.probe.alive]
-        guards: list[str] = []
+            guards = self._service_guards(now)
         if self._outage_max_s is not None:
             guards.append(f"outage {outage[1] if outage else 0:.1f} of at most {self._outage_max_s:g} s")
             if outage and not over and not self._probes_end and outage[0] > self._outage_max_s:
                 self._trip("outage", f"the service has been down for more than {self._outage_max_s:g} s")
-        if self._alarms:
-            guards.append(f"{len(self._alarms)} alarms")
+        if self._guards.alarms:
+            guards.append(f"{len(self._guards.alarms)} alarms")
         if (self._run.path / "abort").exists():
             self._trip("person", "a person stopped it: drkit abort")
         for probe in dead:
@@ -255,6 +267,26 @@ class Watch:
         if all(f.stable_for_s(now) >= self._target.stable_window_s for f in counting):
             self._past, self._impact, self._settled_ns = outage, None, now
         return outage, True
+
+    def _service_guards(self, now: int) -> list[str]:
+        """Evaluate error rate and latency of the worst client over the last W, from W after the fault on."""
+        counting = [f for f in self._followers if f.counts]
+        window_s = self._target.stable_window_s
+        decided = bool(self._fault_ns) and now - self._fault_ns >= window_s * NS_PER_S and not self._probes_end
+        told: list[str] = []
+        if (most := self._guards.error_rate_max) is not None:
+            rate = max((f.error_rate(now) for f in counting), default=0.0)
+            told.append(f"errors {rate:.1%} of at most {most:.1%}")
+            if decided and rate > most:
+                self._trip(
+                    "error-rate", f"{rate:.1%} of requests failed in the last {window_s:g} s, at most {most:.1%}"
+                )
+        if (limit_s := self._guards.p95_max_s) is not None:
+            p95_s = max((f.p95_s(now, f.window_ns) or 0.0 for f in counting), default=0.0)
+            told.append(f"p95 {p95_s:.3f} of at most {limit_s:g} s")
+            if decided and p95_s > limit_s:
+                self._trip("latency", f"p95 was {p95_s:.3f} s in the last {window_s:g} s, at most {limit_s:g} s")
+        return told
 
     def _trip(self, guard: str, why: str) -> None:
         if self._tripped:
@@ -315,7 +347,7 @@ class Watch:
 
         while not self._stop.wait(ALARMS_EVERY_S):
             try:
-                ringing = firing(self._target, self._alarms)
+                ringing = firing(self._target, self._guards.alarms)
             except DrkitError as e:
                 self._trip("alarm", f"the stop alarms can't be read: {e.message}")
                 return

@@ -27,7 +27,7 @@ from drkit.model import (
 )
 
 _MAX_TICKS_LOST = 0.01
-_PROMISES = frozenset({"rto", "rpo", "availability", "p95", "error-rate", "hypothesis"})
+_PROMISES = frozenset({"rto", "rpo", "lost-writes", "availability", "p95", "error-rate", "hypothesis"})
 
 
 def judge(measurement: Measurement, history: History, objective: Objective) -> Judgement:
@@ -66,6 +66,10 @@ def _aborted(history: History) -> Iterator[Reason]:
         yield Reason(Verdict.ABORTED, "guard", f"a guard tripped: {_words(mark)}")
     for mark in _of(history, MarkKind.GUARDIAN):
         yield Reason(Verdict.INCONCLUSIVE, "guardian", f"drkit died and the guardian put things back: {_words(mark)}")
+    for mark in _of(history, MarkKind.RUN_ENDED):
+        if mark.name == "drkit undo":
+            words = "drkit and its guardian died; later a person put things back with drkit undo"
+            yield Reason(Verdict.INCONCLUSIVE, "undo", words)
 
 
 def _fault(history: History) -> Iterator[Reason]:
@@ -201,6 +205,8 @@ def _recovery_point(
             yield Reason(Verdict.INCONCLUSIVE, "rpo", f"{series.name}: its rows were not read back")
     for loss in measurement.losses:
         yield _integrity(loss)
+    if objective.lost_writes_max is not None:
+        yield _lost_writes(measurement, objective.lost_writes_max, settled=settled)
     if objective.rpo_s is None:
         return
     nothing_lost = bool(measurement.losses) and not any(loss.lost for loss in measurement.losses)
@@ -208,6 +214,17 @@ def _recovery_point(
         yield Reason(Verdict.PASS, "rpo", "no acknowledged write was lost, target 0 s")
     else:
         yield _against("rpo", "RPO", measurement.rpa, objective.rpo_s, measurement.unmeasured.get("rpa", ""))
+
+
+def _lost_writes(measurement: Measurement, most: int, *, settled: bool) -> Reason:
+    lost = sum(len(loss.lost) for loss in measurement.losses)
+    acknowledged = sum(loss.acknowledged for loss in measurement.losses)
+    text = f"{lost} of {acknowledged} acknowledged writes lost, at most {most} may be"
+    if lost > most:
+        return Reason(Verdict.FAIL, "lost-writes", text)
+    if not (settled and acknowledged):
+        return Reason(Verdict.INCONCLUSIVE, "lost-writes", "whether acknowledged writes were lost is not known for all")
+    return Reason(Verdict.PASS, "lost-writes", text)
 
 
 def _integrity(loss: LossAccount) -> Reason:

@@ -22,7 +22,8 @@ class Mttr:
     median: Interval
     worst: Interval
     ci95: Interval | None  # of the mean; from n >= 8
-    supports: float  # n of n passes: with 95 % confidence at least this share of recoveries meets the target
+    met: int  # runs whose recovery time was certainly within the limit
+    supports: float | None  # if all n were: with 95 % confidence at least this share of recoveries is
 
     def judge(self, limit_s: float) -> Verdict:
         """PASS, FAIL or INCONCLUSIVE as the mean's interval says."""
@@ -30,15 +31,19 @@ class Mttr:
 
     @property
     def statement(self) -> str:
-        """What n passes out of n would prove, for people."""
-        return f"{self.n} of {self.n} passes: with 95 % confidence at least {self.supports:.0%} of recoveries pass"
+        """What so many recoveries within their RTO prove, for people."""
+        if self.supports is None:
+            return f"{self.met} of {self.n} recoveries met their RTO"
+        sure = f"with 95 % confidence at least {self.supports:.0%} of recoveries do"
+        return f"{self.n} of {self.n} recoveries met their RTO: {sure}"
 
 
-def mttr(rtas: Sequence[Interval | None], *, limit_s: float = 0.0) -> Mttr | None:
+def mttr(rtas: Sequence[Interval | None], *, limit_s: float) -> Mttr | None:
     """Return the summary of the recovery times of runs of the same scenario; None of no runs.
 
-    None stands for a run that never recovered and whose bound is not known: it counts as "> limit_s", as an interval
-    without upper bound counts with its own lower one. No run is dropped. Never mix drills with real incidents.
+    limit_s: their RTO. None stands for a run that never recovered and whose bound is not known: it counts as
+    "> limit_s", as an interval without upper bound counts with its own lower one. No run is dropped. Never mix drills
+    with real incidents.
     """
     if not rtas:
         return None
@@ -53,7 +58,8 @@ def mttr(rtas: Sequence[Interval | None], *, limit_s: float = 0.0) -> Mttr | Non
         median=Interval(median(los), median(his)),
         worst=Interval(max(los), max(his)),
         ci95=_ci95(mean, los, his) if n >= _FEWEST_FOR_CI else None,
-        supports=0.05 ** (1 / n),
+        met=(met := sum(rta.judge(limit_s) is Verdict.PASS for rta in all_of)),
+        supports=0.05 ** (1 / n) if met == n else None,
     )
 
 

@@ -33,20 +33,22 @@ def measure(history: History, settings: Settings) -> Measurement:
 
     The headline RTA is the span from the first impact to the last restoration over the series that stand for the
     service with fresh connections (over the pooled ones only where there is no other). Outages that were over before
-    the first fault was requested are listed and do not count.
+    the first fault was requested are listed and do not count. One that was over only after drkit began to take the
+    fault away has no end: on a real night the fault would have stayed.
     """
     service = [s for s in history.series if s.role is not Role.WITNESS]
     headline = [s for s in service if s.connection is Connection.FRESH] or service
     fault = _fault(history.marks)
+    undo_ns = _undo_ns(history.marks)
     by_series = {s.name: outages(s, settings) for s in service}
-    spans = {s.name: _span(s, by_series[s.name], fault, settings) for s in service}
+    spans = {s.name: _span(s, by_series[s.name], fault, undo_ns, settings) for s in service}
     total = _hull([spans[s.name] for s in headline])
 
     unmeasured: dict[str, str] = {}
     if total.lasted is None:
         unmeasured["rta"] = total.why
     between = _Differences(unmeasured, total.impact, total.restored)
-    marks = history.marks
+    marks = tuple(m for m in history.marks if m.t_lo_ns < undo_ns or m.kind in _AFTER_UNDO)
     losses = _losses(history, service, spans, by_series, fault, unmeasured)
     return Measurement(
         outages=tuple(
@@ -85,7 +87,7 @@ class _Span:
     why: str = ""
 
 
-def _span(series: Series, found: Sequence[Outage], fault: Moment | None, settings: Settings) -> _Span:
+def _span(series: Series, found: Sequence[Outage], fault: Moment | None, undo_ns: float, settings: Settings) -> _Span:
     """Return what one series knows of the outages since the fault."""
     counted = [o for o in found if fault is None or o.end_hi_ns is None or o.end_hi_ns >= fault[0]]
     if not counted:
@@ -99,6 +101,10 @@ def _span(series: Series, found: Sequence[Outage], fault: Moment | None, setting
     last_failure_ns = max(a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK)
     if last.end_lo_ns is None or last.end_hi_ns is None:
         return _Span(impact, None, last_failure_ns, _difference((last_failure_ns, math.inf), impact, floor_s=0.0))
+    cured = [o.end_lo_ns for o in counted if o.end_lo_ns and o.end_hi_ns and o.start_hi_ns < undo_ns < o.end_hi_ns]
+    if cured:
+        down_until_ns = min(int(undo_ns), max(cured))
+        return _Span(impact, None, down_until_ns, _difference((down_until_ns, math.inf), impact, floor_s=0.0))
     restored = (last.end_lo_ns, last.end_hi_ns)
     lasted = first.lasted if first is last else _difference(restored, impact, floor_s=0.0)
     return _Span(impact, restored, last_failure_ns, lasted)
@@ -221,7 +227,18 @@ def _last(marks: Sequence[Mark], kind: MarkKind) -> Mark | None:
 
 
 def _plan_start(marks: Sequence[Mark]) -> Mark | None:
-    return _first([m for m in marks if m.name == "recovery"], MarkKind.PHASE)
+    """Return when the first step of a recovery plan was begun; None if the target recovered by itself."""
+    carried_out = {m.name for m in marks if m.kind is MarkKind.ACTIVITY}
+    return _first([m for m in marks if m.name in carried_out], MarkKind.DECLARED)
+
+
+# Events that belong to the run although they come after drkit has begun to put things back. The others are its doing.
+_AFTER_UNDO = (MarkKind.DATA_VERIFIED, MarkKind.REDUNDANCY_RESTORED)
+
+
+def _undo_ns(marks: Sequence[Mark]) -> float:
+    """Return when drkit began to take the fault away; infinite if it never did."""
+    return min((m.t_lo_ns for m in marks if m.kind is MarkKind.PHASE and m.name == "undo"), default=math.inf)
 
 
 def _moment(mark: Mark | None) -> Moment | None:

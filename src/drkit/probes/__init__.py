@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from drkit.probes import journal
 from drkit.probes.journal import Tail, read
@@ -61,15 +62,25 @@ class ProbeProcess:
 def start(spec: ProbeSpec, path: Path) -> ProbeProcess:
     """Start a probe that writes to `path`, a new file. Its first attempt is made about 0.2 s later.
 
+    Its password goes through its standard input: neither its file, its arguments nor its environment hold it.
     Raises RunDirError if the file is there already or cannot be written.
     """
     journal.create(spec, path)
     with contextlib.suppress(OSError):
         path = path.resolve()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "drkit.probes", str(path), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    with _said(spec.password) as stdin:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "drkit.probes", str(path), str(os.getpid())],
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
     return ProbeProcess(spec, path, process)
+
+
+def _said(words: str) -> IO[bytes]:
+    """Return a file from which these words can be read once: a pipe that holds them already (64 KiB at most)."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        file.write(words.encode())
+    return os.fdopen(reader, "rb")

@@ -1,4 +1,7 @@
-"""The probe's own process: `python -m drkit.probes FILE`, where FILE was made by `drkit.probes.start`."""
+"""The probe's own process: `python -m drkit.probes FILE PARENT`, where FILE was made by `drkit.probes.start`.
+
+A password that came from a secret is read from standard input, which ends after it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from drkit import errors
@@ -27,6 +31,8 @@ def main(arguments: list[str]) -> int:
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     try:
         spec = journal.spec_of(path)
+        if spec.password_secret_arn:
+            spec = replace(spec, password=sys.stdin.buffer.read().decode())
         loop = Loop(spec, _client(spec), journal.Writer(path))
         signal.signal(signal.SIGTERM, lambda *_: loop.stop())
         loop.run(parent_alive=lambda: os.getppid() == parent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -18,7 +18,8 @@ IN_FLIGHT_LIMIT = 1000  # attempts open at once; a tick that finds them all take
 class ProbeSpec:
     """One probe: an attempt every `every_s`, each given `timeout_s` (τ) of wall time.
 
-    No secrets: a password is named by the environment variable that holds it.
+    Its file holds no secrets: a password is named by the environment variable or the secret that holds it. One that
+    came from a secret is kept in memory (`password`) and reaches the probe's process through a pipe.
     """
 
     name: str
@@ -38,6 +39,8 @@ class ProbeSpec:
     dbname: str = ""  # sql
     user: str = ""
     password_env: str | None = None
+    password_secret_arn: str | None = None  # Secrets Manager
+    password: str = field(default="", repr=False, compare=False)  # what that secret said; never written anywhere
     sslmode: str = "prefer"
     ledger_id: str = ""  # run_id (a UUID) of this probe's marker rows: its own for each probe and run
 
@@ -70,11 +73,12 @@ class ProbeSpec:
         return ""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all but the password."""
+        return {key: value for key, value in asdict(self).items() if key != "password"}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ProbeSpec:
-        """Return the spec that `to_json` was asked for."""
+        """Return the spec that `to_json` was asked for; it has no password."""
         fields = dict(document)
         return cls(
             kind=ProbeKind(fields.pop("kind")),

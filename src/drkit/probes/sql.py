@@ -150,7 +150,7 @@ def _conninfo(spec: ProbeSpec, addresses: Addresses) -> bytes:
         "port": str(spec.port),
         "dbname": spec.dbname,
         "user": spec.user,
-        "password": os.environ.get(spec.password_env, "") if spec.password_env else "",
+        "password": spec.password or (os.environ.get(spec.password_env, "") if spec.password_env else ""),
         "sslmode": spec.sslmode,
         "gssencmode": "disable",
         "application_name": "drkit",
@@ -284,15 +284,18 @@ def read_survivors(spec: ProbeSpec, *, gap_s: float, timeout_s: float) -> Surviv
     """
     deadline_ns = clock.now_ns() + round(timeout_s * clock.NS_PER_S)
     previous: list[Row] | None = None
+    problem: errors.TargetError | None = None
     first_asked_ns = read_lo_ns = read_hi_ns = clock.now_ns()
     while True:
         left_s = (deadline_ns - clock.now_ns()) / clock.NS_PER_S
         asked_ns = clock.now_ns()
         try:
             rows = _read(spec, max(left_s, 0.001))
-        except errors.TargetError:
+        except errors.TargetError as e:
+            # The last question has little time; what the earlier ones were told says more.
+            problem = problem or e
             if left_s <= gap_s and previous is None:
-                raise
+                raise problem from None
             rows = None
         if rows is not None:
             settled = previous is not None and _sent_before(first_asked_ns, rows) == _sent_before(

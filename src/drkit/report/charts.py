@@ -73,10 +73,9 @@ def parts_of_recovery(d: Decomposition, width: float) -> str:
         y += 14
         words = "its events were not all seen" if value is None else numbers.interval(value, "no end seen")
         backwards = value is not None and value.hi_s < 0
-        more = " (negative: healed by itself before that)" if backwards else ""
         label = svg.fitting(
             width - 24,
-            f"{short}, {verb}: {words}{more}",
+            f"{short}, {verb}: {numbers.difference(value, 'no end seen') if value else words}",
             f"{short}: {words}{' (negative)' if backwards else ''}",
             short,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from drkit.model import LossAccount, Mark, MarkKind, RunRecord, UndoRecord, Verdict, type_json
-from drkit.report import charts, numbers, timeline
+from drkit.report import calibration, charts, events, numbers, timeline
 from drkit.report.document import Block, Cell, Figure, Grid, Listing, Section, Text
 from drkit.report.objectives import table
 
@@ -29,21 +29,13 @@ def warnings(record: RunRecord) -> tuple[str, ...]:
         for s in record.history.survivors
         if not s.settled
     ]
-    if certificate(record) is None:
-        said.append("Not calibrated: no calibration certificate belongs to this run. drkit calibrate")
-    return tuple(said)
+    return (*said, *calibration.warnings(record))
 
 
 def in_short(record: RunRecord) -> str:
     """Return the run in one line."""
     rows = [f"{r.objective} achieved: {r.achieved}; target: {r.target}" for r in table(record).rows[:2]]
     return ". ".join(rows) + "."
-
-
-def certificate(record: RunRecord) -> Mapping[str, type_json] | None:
-    """Return the calibration certificate that came with the run, if any."""
-    found = next((record.instrument[k] for k in ("calibration", "certificate") if record.instrument.get(k)), None)
-    return found if isinstance(found, Mapping) else {"certificate": found} if found else None
 
 
 def sections(record: RunRecord) -> tuple[Section, ...]:
@@ -151,9 +143,7 @@ def _recovery(record: RunRecord) -> tuple[Block, ...]:
         (
             name,
             span,
-            numbers.interval(v) + (" (negative: healed by itself before that)" if v.hi_s < 0 else "")
-            if v
-            else _absent(record, key),
+            (numbers.difference(v) if v else _absent(record, key)),
         )
         for key, name, span, v in named
     )
@@ -280,8 +270,7 @@ def _touched(record: RunRecord) -> tuple[Block, ...]:
         blocks.append(Text("No effect was planned."))
     if record.undo:
         undone = tuple(
-            (str(u.seq), u.verb, numbers.short(numbers.words(u.args)), u.region or numbers.ABSENT, _undo_state(u))
-            for u in record.undo
+            (str(u.seq), u.verb, _undo_arguments(u), u.region or numbers.ABSENT, _undo_state(u)) for u in record.undo
         )
         blocks += _capped(
             "Undo records, each written before its fault", ("no.", "verb", "arguments", "region", "state"), undone
@@ -292,11 +281,17 @@ def _touched(record: RunRecord) -> tuple[Block, ...]:
     if residue:
         blocks.append(
             Listing(
-                tuple(f"{m.name}: {numbers.short(numbers.words(m.detail))}" for m in residue),
+                tuple(f"{m.name}: {events.sentence(m)}" for m in residue),
                 "Residue: differences that should not be there",
             )
         )
     return tuple(blocks)
+
+
+def _undo_arguments(u: UndoRecord) -> str:
+    """Return with what it will be undone; its region has a column of its own."""
+    told = {k.replace("_", " "): v for k, v in u.args.items() if not (k == "aws_region" and v == u.region)}
+    return numbers.short(numbers.words(told), 600)
 
 
 def _undo_state(u: UndoRecord) -> str:
@@ -308,7 +303,7 @@ def _events(record: RunRecord) -> tuple[Block, ...]:
     if not marks:
         return (Text("No event was recorded."),)
     rows = tuple(
-        (_when(record, m), str(m.kind), numbers.short(m.name), numbers.short(numbers.words(m.detail))) for m in marks
+        (_when(record, m), str(m.kind).replace("-", " "), numbers.short(m.name), events.sentence(m)) for m in marks
     )
     return _capped("Events, in seconds since the start of the run", ("when", "kind", "name", "detail"), rows)
 
@@ -338,17 +333,45 @@ def _method(record: RunRecord) -> tuple[Block, ...]:
         )
     else:
         blocks.append(Text("No probe ran."))
-    rest = {k: v for k, v in record.instrument.items() if k not in ("calibration", "certificate")}
-    if rest:
+    if rest := _settings(record):
         blocks.append(_facts("Settings of the instrument", rest))
-    proof = certificate(record)
-    if proof is None:
-        blocks.append(Text("Calibration: not calibrated."))
-    else:
-        blocks.append(_facts("Calibration certificate", proof))
+    blocks += calibration.blocks(record)
     if record.measurement.unmeasured:
         blocks.append(_facts("Not measured, and why", record.measurement.unmeasured))
     return tuple(blocks)
+
+
+def _settings(record: RunRecord) -> dict[str, type_json]:
+    """Return the instrument's settings; a probe that ran has its own in the table of probes."""
+    ran = {s.name for s in record.history.series}
+    told: dict[str, type_json] = {}
+    for key, value in record.instrument.items():
+        if key == "probes" and isinstance(value, Mapping):
+            told |= {f"probe {name}, which did not run": v for name, v in value.items() if name not in ran}
+        elif key not in ("calibration", "certificate"):
+            told[_CALLED.get(key, key)] = numbers.seconds(value) if key == "window_s" else value
+    return told
+
+
+_CALLED = {
+    "window_s": "W: successes must last so long to count as restored",
+    "lab_speed": "speed of the lab",
+    "lab_fsync": "the lab's PostgreSQL waits for the disk (fsync)",
+    "rds_monitor": "the RDS monitor asks every",
+    "recovery_region": "recovery region",
+    "asg_replaces_after": "the Auto Scaling group replaces after",
+}
+_FSYNC_OFF = (
+    "no; sound here, because the lab's faults are of processes and networks, and the page cache survives SIGKILL. "
+    "With it: drkit lab up --fsync"
+)
+
+
+def _environment(record: RunRecord) -> dict[str, type_json]:
+    told = {_CALLED.get(k, k): v for k, v in record.environment.items()}
+    if record.environment.get("lab_fsync") is False:
+        told[_CALLED["lab_fsync"]] = _FSYNC_OFF
+    return told
 
 
 def _identity(record: RunRecord) -> tuple[Block, ...]:
@@ -357,12 +380,12 @@ def _identity(record: RunRecord) -> tuple[Block, ...]:
         "number in the register": record.number,
         record.kind: record.name,
         "target": f"{record.target} ({record.target_kind})",
-        "started (UTC)": record.started_at,
+        "started": numbers.to_the_second(record.started_at),
         "plan digest": record.plan_digest or "none",
         "ended": record.ended,
     }
     facts = tuple((k, numbers.words(v)) for k, v in run.items())
-    return (Grid("Run", ("", "value"), facts), _facts("Environment", record.environment))
+    return (Grid("Run", ("", "value"), facts), _facts("Environment", _environment(record)))
 
 
 def _facts(caption: str, values: Mapping[str, type_json]) -> Grid:
@@ -375,7 +398,7 @@ def _flat(values: Mapping[str, type_json], under: str = "") -> Iterable[tuple[st
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{under}{key}.")
         else:
-            yield f"{under}{key}", numbers.short(numbers.words(value), 600)
+            yield f"{under}{key}", numbers.short(numbers.words(value), 600) or "none"
 
 
 def _capped(caption: str, head: tuple[str, ...], rows: tuple[tuple[Cell, ...], ...]) -> tuple[Block, ...]:

@@ -7,6 +7,7 @@ ends differ when the measured ends do.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
@@ -42,6 +43,27 @@ def interval(value: Interval | None, beyond: str = NOT_RECOVERED) -> str:
     low, high = _ends(lo * scale, hi * scale, 3 if unit == "s" else 2)
     joined = low if low == high else f"{low} to {high}" if lo < 0 else f"{low}–{high}"
     return f"{joined} {unit}{_in_minutes(hi)}"
+
+
+def difference(value: Interval, beyond: str = NOT_RECOVERED) -> str:
+    """Return a time between two events: an interval, and what it means that it is negative, or may be."""
+    words = interval(value, beyond)
+    if value.hi_s < 0:
+        return f"{words} (negative: healed by itself before that)"
+    if value.lo_s == value.hi_s == 0:
+        return f"{words} (one and the same observation)"
+    if value.lo_s < 0:
+        return f"{words} (their moments overlap: which came first is not known)"
+    return words
+
+
+def to_the_second(iso: str) -> str:
+    """Return a moment of ISO 8601 for people: "2026-11-22 21:53:41 UTC"; what is none as it is."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)?", iso)
+    if found is None:
+        return iso
+    day, time, zone = found.groups(default="")
+    return f"{day} {time} {'UTC' if zone in ('Z', '+00:00', '-00:00') else zone}".strip()
 
 
 def moment(lo_ns: int, hi_ns: int, origin_ns: int) -> str:

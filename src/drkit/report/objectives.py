@@ -14,6 +14,7 @@ _PerSeries = TypeVar("_PerSeries", Availability, Latency)
 _JUDGED_AS = {  # objective → what the reasons call it
     "rto": {"rto"},
     "rpo": {"rpo"},
+    "lost-writes": {"lost-writes"},
     "mttr": {"mttr"},
     "availability": {"availability"},
     "p95": {"p95", "latency"},
@@ -54,11 +55,12 @@ def kind_of_target(record: RunRecord) -> str:
 
 
 def table(record: RunRecord) -> Table:
-    """Return the verdict table: RTO and RPO always, other objectives where one was promised."""
+    """Return the verdict table: RTO, RPO and lost writes always, other objectives where one was promised."""
     promised, got = record.objective, record.measurement
     rows = [
         _time_row(record, "rto", "RTO", promised.rto_s, got.rta, _why(record, "rta")),
-        _time_row(record, "rpo", "RPO", promised.rpo_s, got.rpa, _why(record, "rpa"), _lost(record)),
+        _time_row(record, "rpo", "RPO", promised.rpo_s, got.rpa, _why(record, "rpa")),
+        _lost_row(record, promised.lost_writes_max),
     ]
     if promised.mttr_s is not None:
         row = _time_row(record, "mttr", "MTTR", promised.mttr_s, got.rta, _why(record, "rta"), "(this run, n = 1)")
@@ -85,6 +87,16 @@ def _time_row(
         _verdict(record, key) if limit_s is not None else None,
         gauge,
     )
+
+
+def _lost_row(record: RunRecord, most: int | None) -> Row:
+    losses = record.measurement.losses
+    achieved = _why(record, "rpa")
+    if losses:
+        lost, acknowledged = sum(len(x.lost) for x in losses), sum(x.acknowledged for x in losses)
+        achieved = f"{numbers.count(lost)} of {numbers.count(acknowledged)} acknowledged"
+    target = "no limit" if most is None else "none" if most == 0 else f"≤ {numbers.count(most)}"
+    return Row("Lost writes", target, achieved, None if most is None else _verdict(record, "lost-writes"))
 
 
 def _availability_row(record: RunRecord, target: float) -> Row:
@@ -158,6 +170,7 @@ def unjudged(record: RunRecord) -> tuple[str, ...]:
     promised = {
         "rto": record.objective.rto_s,
         "rpo": record.objective.rpo_s,
+        "lost-writes": record.objective.lost_writes_max,
         "availability": record.objective.availability,
         "p95": record.objective.p95_s,
         "error-rate": record.objective.error_rate,
@@ -176,11 +189,3 @@ def _verdict(record: RunRecord, key: str) -> Verdict:
 def _why(record: RunRecord, number: str) -> str:
     reason = record.measurement.unmeasured.get(number, "")
     return f"not measured: {numbers.short(reason)}" if reason else "not measured"
-
-
-def _lost(record: RunRecord) -> str:
-    losses = record.measurement.losses
-    if not losses:
-        return ""
-    lost, acknowledged = sum(len(x.lost) for x in losses), sum(x.acknowledged for x in losses)
-    return f"({numbers.count(lost)} of {numbers.count(acknowledged)} acknowledged writes lost)"

@@ -14,6 +14,7 @@ from drkit.report.style import CSS, DEFS
 
 # Even if something were not escaped, the page may neither run nor fetch anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_SHORT = 16  # rows of a table that is kept on one sheet of paper
 _UNIT = re.compile(r"(?<=\d) (?=(?:s|ms|%|min|h)(?![\w-]))|(?<=[≤≥>]) (?=\d)")
 
 
@@ -22,7 +23,8 @@ def render(record: RunRecord) -> str:
     sections = content.sections(record)
     title = record.title or record.name
     verdict = record.judgement.verdict
-    about = f"{record.kind} {record.name} · target {record.target} · run no. {record.number} · {record.started_at}"
+    about = f"{record.kind} {record.name} · target {record.target} · run no. {record.number}"
+    about += f" · {numbers.to_the_second(record.started_at)}"
     band = "band" if record.target_kind == "lab" else "band aws"
     links = "".join(f'<a href="#{s.anchor}">{_e(s.title)}</a>' for s in sections)
     told = [record.description, f"Hypothesis: {record.hypothesis}" if record.hypothesis else ""]
@@ -88,7 +90,9 @@ def _grid(grid: Grid) -> str:
     rows = "".join(
         "<tr>" + "".join(_cell(c, grid.head[n], first=n == 0) for n, c in enumerate(row)) + "</tr>" for row in grid.rows
     )
-    return f"<table><caption>{_e(grid.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    named = "" if grid.head == ("", "value") else f"<thead><tr>{head}</tr></thead>"  # facts by name need no heading
+    short = ' class="short"' if len(grid.rows) <= _SHORT else ""
+    return f"<table{short}><caption>{_e(grid.caption)}</caption>{named}<tbody>{rows}</tbody></table>"
 
 
 def _cell(cell: Cell, column: str, *, first: bool) -> str:

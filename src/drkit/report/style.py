@@ -80,12 +80,20 @@ tbody tr{border-bottom:2px solid var(--line);padding:.4rem 0}
 th,td{border:0;padding:.12rem 0}
 td[data-label]:not([data-label=""])::before{content:attr(data-label) ": ";color:var(--soft);font-size:.85rem}
 td.picture{width:auto}td.picture::before{display:none}td:empty{display:none}}
-@page{size:A4;margin:14mm}
-@media print{body{font-size:10pt}main{max-width:none;padding:0}.band{padding:.3rem}nav{display:none}
-*{-webkit-print-color-adjust:exact;print-color-adjust:exact}
-h2{break-after:avoid;margin-top:1.4rem}figure,.hero,tr,.loud{break-inside:avoid}caption,figcaption{break-after:avoid}
-thead{display:table-header-group}table{font-size:8.6pt}td.picture{width:180px;
-min-width:150px}}
+@page{size:A4;margin:12mm 13mm}
+@media print{html{font-size:11px}body{font-size:9pt;line-height:1.35}
+main{max-width:none;padding:0}.band{padding:.25rem}
+nav{display:none}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+h1{font-size:1.5rem;margin-top:.4rem}h2{break-after:avoid;margin:1.3rem 0 .4rem;padding-bottom:.2rem}
+p{max-width:none;margin:.25rem 0}.meta{margin-bottom:.5rem}
+.hero{padding:.6rem 1rem;margin:.6rem 0}.hero ul{margin-top:.3rem}.hero li{margin:.15rem 0}
+figure,.hero,tr,.loud,table.short{break-inside:avoid}caption,figcaption{break-after:avoid}
+figure{margin:.5rem 0}.canvas svg{max-height:66mm;width:auto;max-width:100%!important;margin:auto}.key{margin:.2rem 0}
+thead{display:table-header-group}
+table{font-size:7.8pt;line-height:1.3;margin:.4rem 0 .8rem}th,td{padding:.18rem .6rem .18rem 0}
+caption{padding:.1rem 0 .15rem}td.picture{width:170px;min-width:150px}
+ol.moments{font-size:8.2pt;margin:.2rem 0 .5rem}
+footer{break-before:avoid;margin:.8rem 0 0;padding-top:.4rem}}
 """
 
 DEFS = (

@@ -44,7 +44,7 @@ KEY = (
     ("certain", "certainly out"),
     ("unsure", "may have been out"),
     ("faultflag", "fault"),
-    ("flag", "other moment"),
+    ("flag", "other moment, or several (3–6)"),
 )
 
 
@@ -121,6 +121,7 @@ class _Timeline:
         lo, hi = ((t - record.origin_ns) / 1e9 for t in window)
         self.x = svg.Linear(lo, hi, _PAD, width - _PAD)
         self.parts: list[str] = []
+        self.captions: list[tuple[float, float]] = []  # from..to, downwards
         self.y = 14.0
 
     def at(self, t_ns: int) -> float:
@@ -140,11 +141,22 @@ class _Timeline:
             self._lane(series)
         grid = [svg.line(self.x(t), top, self.x(t), self.y, "grid") for t in self.x.ticks(70)]
         guides = [
-            svg.line(self.at(f.mark.t_lo_ns), flags_top, self.at(f.mark.t_lo_ns), self.y, "guide")
+            svg.line(self.at(f.mark.t_lo_ns), upper, self.at(f.mark.t_lo_ns), lower, "guide")
             for f in shown
             if f.fault
+            for upper, lower in self._between_captions(flags_top)
         ]
         return svg.drawing(grid + guides + self.parts, self.width, self.y + 6, title, self._told())
+
+    def _between_captions(self, top: float) -> list[tuple[float, float]]:
+        """Return the heights that lines through the picture may take: all below `top` but the lines of words."""
+        edges = [top, *(edge for caption in self.captions for edge in caption), self.y]
+        return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+
+    def _caption(self, label: str) -> None:
+        """Write a line of words with its baseline at y; no guide is drawn through it."""
+        self.parts.append(svg.text(_PAD, self.y, label, "label"))
+        self.captions.append((self.y - 13, self.y + 6))
 
     def _told(self) -> str:
         m = self.record.measurement
@@ -174,21 +186,34 @@ class _Timeline:
     def _flags(self) -> list[Flag]:
         shown = [f for f in flags(self.record) if self.seen(f.mark.t_lo_ns, f.mark.t_lo_ns)]
         row_ends: list[float] = []
-        for f in shown:
-            x = min(max(self.at(f.mark.t_lo_ns), 9), self.width - 9)
-            row = next((n for n, end in enumerate(row_ends) if x - 9 > end), len(row_ends))
-            row_ends[row : row + 1] = [x + 9]
+        for group in self._together(shown):
+            first, last = group[0], group[-1]
+            label = str(first.number) if first is last else f"{first.number}–{last.number}"
+            half = max(8.0, svg.width_of(label) / 2 + 3)
+            x = min(max(self.at(first.mark.t_lo_ns), half + 1), self.width - half - 1)
+            row = next((n for n, end in enumerate(row_ends) if x - half - 1 > end), len(row_ends))
+            row_ends[row : row + 1] = [x + half + 1]
             y = self.y + row * (_FLAG + 2)
-            words = svg.tag("title", svg.escape(f.words))
-            shape = (
-                svg.tag("rect", x=x - 8, y=y, width=16.0, height=16.0, cls="faultflag")
-                if f.fault
-                else svg.tag("circle", cx=x, cy=y + 8, r=8.0, cls="flag")
-            )
-            label = svg.text(x, y + 12, str(f.number), "flagtext faulttext" if f.fault else "flagtext", "middle")
-            self.parts.append(svg.tag("g", words + shape + label))
+            shape = svg.tag(
+                "rect", x=x - half, y=y, width=2 * half, height=16.0, rx=0.0 if first.fault else 8.0,
+                cls="faultflag" if first.fault else "flag",
+            )  # fmt: skip
+            number = svg.text(x, y + 12, label, "flagtext faulttext" if first.fault else "flagtext", "middle")
+            told = svg.tag("title", svg.escape("; ".join(f.words for f in group)))
+            self.parts.append(svg.tag("g", told + shape + number))
         self.y += len(row_ends) * (_FLAG + 2) + 4
         return shown
+
+    def _together(self, shown: Sequence[Flag]) -> list[list[Flag]]:
+        """Return the flags in groups that have one place in the picture: "3–6" instead of a tower of four."""
+        groups: list[list[Flag]] = []
+        for f in shown:
+            near = groups and self.at(f.mark.t_lo_ns) - self.at(groups[-1][0].mark.t_lo_ns) < _FLAG / 2
+            if near and f.fault == groups[-1][0].fault:
+                groups[-1].append(f)
+            else:
+                groups.append([f])
+        return groups
 
     def _headline(self) -> None:
         m: Measurement = self.record.measurement
@@ -198,7 +223,7 @@ class _Timeline:
             return
         self.y += 12
         words = f"Service out: {numbers.interval(m.rta)}" if m.rta else "Service out"
-        self.parts.append(svg.text(_PAD, self.y, svg.fitting(self.width - 2 * _PAD, words, "Service out"), "label"))
+        self._caption(svg.fitting(self.width - 2 * _PAD, words, "Service out"))
         self.y += 6
         end_lo, end_hi = m.service_restored or (None, None)
         self._bracket(m.impact[0], m.impact[1], end_lo, end_hi, height=12)
@@ -225,7 +250,7 @@ class _Timeline:
         name = numbers.short(series.name, 40)
         about = f"{name} · {series.role}, {series.connection} connections"
         label = svg.fitting(self.width - 2 * _PAD, f"{about} · {_tally(series)}", about, name, name[:20] + "…")
-        self.parts.append(svg.text(_PAD, self.y, label, "label"))
+        self._caption(label)
         self.y += 5
         outages = [
             o for o in self.record.measurement.outages if o.series == series.name and self.seen(*_span(o, self.window))

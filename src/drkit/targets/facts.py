@@ -16,6 +16,7 @@ from drkit.targets.aws.account import Account
 def gather(target: Target, rules: Rules, *, alarms: Sequence[str] = (), unresolved: Sequence[str] = ()) -> Facts:
     """Ask the target and this machine. Raises TargetError when the target does not answer."""
     from drkit.targets.aws.alarms import firing
+    from drkit.targets.aws.parameters import Parameters
 
     watched = tuple(dict.fromkeys((*rules.stop_alarms, *alarms)))
     incident = Path(rules.incident_file) if rules.incident_file else None
@@ -28,6 +29,7 @@ def gather(target: Target, rules: Rules, *, alarms: Sequence[str] = (), unresolv
         now=clock.wall_utc(),
         alarms_firing=firing(target, watched) if watched else (),
         open_incident=f"{incident} exists" if incident and incident.exists() else "",
+        unfinished=Parameters(target).unfinished(),
         consent_tag=target.consent_tag,
         unresolved=tuple(unresolved),
     )

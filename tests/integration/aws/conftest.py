@@ -37,6 +37,12 @@ class Call:
     operation: str
     key_id: str  # the access key that signed it
     parameters: dict[str, str]
+    service: str = ""  # that it was signed for
+
+    @property
+    def iam_action(self) -> str:
+        """The action as IAM names it."""
+        return f"{'cloudwatch' if self.service == 'monitoring' else self.service}:{self.operation}"
 
     @property
     def changes_something(self) -> bool:
@@ -96,17 +102,21 @@ class MockAws:
 
 def _call(environ: dict[str, Any], body: bytes) -> Call:
     authorization = environ.get("HTTP_AUTHORIZATION", "")
-    key_id = authorization.partition("Credential=")[2].partition("/")[0]
+    key_id, _, _, service, *_ = [*authorization.partition("Credential=")[2].split("/"), "", "", ""]
     parameters = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace")))
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     operation = parameters.get("Action") or target.rpartition(".")[2] or _rest(environ)
-    return Call(operation, key_id, parameters)
+    return Call(operation, key_id, parameters, service)
 
 
 def _rest(environ: dict[str, Any]) -> str:
     path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
     if path.rstrip("/").endswith("/rrset"):
         return "ListResourceRecordSets" if method == "GET" else "ChangeResourceRecordSets"
+    if method == "GET" and "/tags/" in path:
+        return "ListTagsForResource"
+    if "/operation/" in path:  # RPC v2
+        return path.rpartition("/")[2]
     return f"{'Get' if method == 'GET' else method} {path}"
 
 
@@ -226,3 +236,26 @@ def fresh_sessions() -> Iterator[None]:
     account._session.cache_clear()
     yield
     account._session.cache_clear()
+
+
+@pytest.fixture
+def honest_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto 5.2.5 still names the source of a replica that was promoted, and then cannot delete it."""
+    from moto.rds.models import DBInstance, RDSBackend
+
+    promote = RDSBackend.promote_read_replica
+
+    def promote_read_replica(self: Any, wanted: Any) -> Any:
+        database = self.databases[wanted["db_instance_identifier"]]
+        if database.is_replica:
+            self.find_db_from_id(database.source_db_instance_identifier).remove_replica(database)
+        promote(self, wanted)
+        database.source_db_instance_identifier = None
+        return database
+
+    def remove_replica(self: Any, replica: Any) -> None:
+        names = (replica.db_instance_arn, replica.db_instance_identifier)
+        self.replicas = [r for r in self.replicas if r not in names]
+
+    monkeypatch.setattr(RDSBackend, "promote_read_replica", promote_read_replica)
+    monkeypatch.setattr(DBInstance, "remove_replica", remove_replica)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from drkit import undo as undo_journal
-from drkit.errors import Refused, TargetError
+from drkit.engine import session
+from drkit.errors import Refused, RunDirError, TargetError
+from drkit.guard import BlastRadius, Rules, authorise
+from drkit.model import Effect, UndoRecord
+from drkit.rundir import RunDir
 from drkit.targets.aws import Database, Parameters, Records, alarms
+from drkit.targets.facts import gather
 from drkit.undo import UndoJournal
 
 from .conftest import CONSENT, RECOVERY_REGION, REGION, ZONES
@@ -97,29 +103,6 @@ def test_stop_and_start(aws, target, permit, journal) -> None:
     assert not database.stop("orders", permit=permit, undo=journal)
     assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
     assert database.instance("orders").status == "available"
-
-
-@pytest.fixture
-def honest_promotion(monkeypatch):
-    """moto 5.2.5 still names the source of a replica that was promoted, and then cannot delete it."""
-    from moto.rds.models import DBInstance, RDSBackend
-
-    promote = RDSBackend.promote_read_replica
-
-    def promote_read_replica(self, wanted):
-        database = self.databases[wanted["db_instance_identifier"]]
-        if database.is_replica:
-            self.find_db_from_id(database.source_db_instance_identifier).remove_replica(database)
-        promote(self, wanted)
-        database.source_db_instance_identifier = None
-        return database
-
-    def remove_replica(self, replica):
-        names = (replica.db_instance_arn, replica.db_instance_identifier)
-        self.replicas = [r for r in self.replicas if r not in names]
-
-    monkeypatch.setattr(RDSBackend, "promote_read_replica", promote_read_replica)
-    monkeypatch.setattr(DBInstance, "remove_replica", remove_replica)
 
 
 @pytest.mark.usefixtures("honest_promotion")
@@ -255,6 +238,46 @@ def test_the_journal_has_a_copy_in_the_cloud_from_which_it_can_be_undone(
     assert copy.records("run-1") == ()
     assert copy.runs() == ()
     copy.delete("run-1", journal.records()[0])  # gone already: fine
+
+
+def test_a_run_that_another_machine_left_is_seen_whatever_it_called_the_target(aws, network, target) -> None:
+    def left_by(name: str, run_id: str, **parts) -> None:
+        parameters = Parameters(replace(target, name=name, **parts))
+        parameters.put(run_id, UndoRecord(1, "resume_launches", {}, REGION, 0))
+
+    mine = Parameters(target)
+    assert mine.unfinished() == ()
+    nothing_of_mine = {"network": None, "database": None, "compute": None}
+    left_by("another", "run-of-another", **nothing_of_mine)
+    assert mine.unfinished() == ()
+    assert mine.runs() == ("run-of-another",)
+    left_by(target.name, "run-of-my-name", **nothing_of_mine)
+    left_by("its-other-name", "run-of-my-network", **{**nothing_of_mine, "network": target.network})
+    assert mine.unfinished() == ("run-of-my-name", "run-of-my-network")
+    facts = gather(target, Rules())
+    assert facts.unfinished == mine.unfinished()
+    effect = Effect("ec2:StopInstances", "i-1", REGION, consented=True)
+    with pytest.raises(Refused, match=r"run run-of-my-name \(and 1 more\) is going on") as refused:
+        authorise("run-2", [effect], facts=facts, rules=Rules(), blast_radius=BlastRadius())
+    assert "drkit undo run-of-my-name --from-cloud --target mock" in refused.value.hint
+    for run_id in mine.unfinished():
+        mine.delete(run_id, UndoRecord(1, "resume_launches", {}, REGION, 0))
+    authorise("run-2", [effect], facts=gather(target, Rules()), rules=Rules(), blast_radius=BlastRadius())
+
+
+def test_a_run_whose_disk_is_full_when_all_is_put_back_keeps_no_other_away(aws, target, tmp_path, monkeypatch) -> None:
+    run = RunDir.create(tmp_path / "reports", tmp_path, name="n", target="t", identity={})
+    journal = session.journal(run, target)
+    journal.will("leave_failed_over", aws_region=REGION, instance_id="orders", zone=ZONES[0])
+    make_writer(aws)
+    assert Parameters(target).unfinished() == (run.run_id,)
+    with monkeypatch.context() as full:
+        full.setattr(UndoJournal, "_append", lambda *_: (_ for _ in ()).throw(RunDirError("no room")))
+        assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert Parameters(target).unfinished() == ()
+    assert len(journal.pending()) == 1
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert journal.pending() == ()
 
 
 def test_nothing_is_broken_when_the_copy_cannot_be_written(aws, network, target, permit, tmp_path) -> None:

@@ -8,7 +8,6 @@ from drkit.targets.aws.dns import Records
 from drkit.targets.aws.groups import Group, Groups, Member
 from drkit.targets.aws.network import Association, Subnet, Subnets
 from drkit.targets.aws.parameters import Parameters
-from drkit.targets.aws.permissions import iam_actions
 
 __all__ = [
     "Account",
@@ -28,7 +27,6 @@ __all__ = [
     "Subnets",
     "TargetHealth",
     "alarms",
-    "iam_actions",
     "permissions",
     "target_health",
 ]

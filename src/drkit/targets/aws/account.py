@@ -1,7 +1,8 @@
 """One AWS account as one role sees it: the only place where AWS clients are made, and where AWS's errors become ours.
 
 Clients have explicit time-outs and adaptive retries, the endpoint comes from the target file and never from the
-environment, and whatever a call ends with, the caller sees a TargetError with AWS's own code and a hint.
+environment, and whatever a call ends with, the caller sees a TargetError with AWS's own code and a hint. Before each
+call that changes something AWS is asked whose account it would change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from drkit import clock
 from drkit.errors import Refused, TargetError, UsageError
 from drkit.guard import Permit
 from drkit.targets import AwsAccess, Target
@@ -38,7 +38,7 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
 # Attempts of one call, throttling and lost connections included. A lab that is gone should be noticed within seconds.
 ATTEMPTS_LAB, ATTEMPTS_AWS = 4, 8
-ACCOUNT_CHECKED_FOR_S = 60.0  # how long a check of the caller's account is trusted
+_READS = ("Describe", "Get", "List", "Simulate", "AssumeRole")  # operations that change nothing, by their first word
 
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "Forbidden"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
@@ -97,14 +97,14 @@ class Account:
         """Return the client of a service, region = the target's unless named; thread-safe, made once.
 
         Every call on it, paginators and waiters included, raises TargetError (never botocore's errors), except for
-        parameters that do not fit AWS's model, which is a defect of ours.
+        parameters that do not fit AWS's model, which is a defect of ours. One that changes something raises Refused,
+        and is not sent, unless the credentials are of the target's account at that moment.
         """
         return self._session.client(service, region or self.target.region)
 
     def caller(self) -> Caller:
         """Ask AWS who we are."""
-        answer = self.client("sts").get_caller_identity()
-        return Caller(answer["Account"], answer["Arn"])
+        return self._session.caller(self.target.region)
 
     def environment(self) -> dict[str, str]:
         """Return these credentials as the environment variables that other AWS tools read; {} if there are none.
@@ -114,17 +114,8 @@ class Account:
         return self._session.environment(self.target.region)
 
     def assert_account(self) -> None:
-        """Raise Refused unless the caller's account is the target's; asked at most once a minute."""
-        if self._session.account_checked():
-            return
-        caller = self.caller()
-        if caller.account_id != self.target.account_id:
-            raise Refused(
-                f"not touching {self.target.name}: it is in account {self.target.account_id}, "
-                f"but these credentials ({caller.arn}) belong to account {caller.account_id}",
-                "name the right profile or role in the target file (aws.profile, aws.assume_role_arn)",
-            )
-        self._session.note_account_checked()
+        """Raise Refused unless the caller's account is the target's; AWS is asked each time."""
+        self._session.assert_account(self.target.region)
 
     def may_break(self, permit: Permit) -> None:
         """Raise unless the permit still holds and the account is the right one: the first line of all that breaks."""
@@ -164,13 +155,13 @@ def named(value: str, what: str) -> str:
 class _Session:
     """Credentials and the clients made with them."""
 
-    def __init__(self, access: AwsAccess, attempts: int) -> None:
+    def __init__(self, access: AwsAccess, account_id: str, attempts: int) -> None:
         self._access = access
+        self._account_id = account_id
         self._attempts = attempts
         self._lock = threading.Lock()
         self._boto3: boto3.Session | None = None
         self._clients: dict[tuple[str, str], Any] = {}
-        self._checked_ns: int | None = None
 
     def client(self, service: str, region: str) -> Any:
         with self._lock:  # making clients is not thread-safe, using them is
@@ -194,6 +185,7 @@ class _Session:
             )
         except BotoCoreError as e:  # a profile that does not exist, an unreadable config file
             raise _translated(service, "", e) from e
+        client.meta.events.register_first("before-call", lambda model, **_: self._check_before_change(model, region))
         client.meta.events.register_last("after-call", _raise_answered)
         client.meta.events.register_last("after-call-error", _raise_unanswered)
         return client
@@ -225,21 +217,33 @@ class _Session:
         token = {"AWS_SESSION_TOKEN": frozen.token} if frozen.token else {}
         return {"AWS_ACCESS_KEY_ID": frozen.access_key, "AWS_SECRET_ACCESS_KEY": frozen.secret_key, **token}
 
-    def account_checked(self) -> bool:
-        return self._checked_ns is not None and clock.now_ns() - self._checked_ns < ACCOUNT_CHECKED_FOR_S * 1e9
+    def caller(self, region: str) -> Caller:
+        answer = self.client("sts", region).get_caller_identity()
+        return Caller(answer["Account"], answer["Arn"])
 
-    def note_account_checked(self) -> None:
-        self._checked_ns = clock.now_ns()
+    def assert_account(self, region: str) -> None:
+        caller = self.caller(region)
+        if caller.account_id != self._account_id:
+            raise Refused(
+                f"not changing anything: the target is in account {self._account_id}, "
+                f"but these credentials ({caller.arn}) belong to account {caller.account_id}",
+                "name the right profile or role in the target file (aws.profile, aws.assume_role_arn)",
+            )
+
+    def _check_before_change(self, model: Any, region: str) -> None:
+        """Called by botocore before each call, once for all its retries."""
+        if not model.name.startswith(_READS):
+            self.assert_account(region)
 
 
 @cache
-def _session(access: AwsAccess, account_id: str, kind: str) -> _Session:  # noqa: ARG001  (an account each, see PEERS.md)
+def _session(access: AwsAccess, account_id: str, kind: str) -> _Session:
     if kind == "lab" and not _is_sealed(access):
         raise UsageError(
             "a lab target must name its endpoint_url and no profile or role: it would reach AWS itself",
             "make the lab again: drkit lab down && drkit lab up",
         )
-    return _Session(access, ATTEMPTS_LAB if kind == "lab" else ATTEMPTS_AWS)
+    return _Session(access, account_id, ATTEMPTS_LAB if kind == "lab" else ATTEMPTS_AWS)
 
 
 def _is_sealed(access: AwsAccess) -> bool:
@@ -348,7 +352,7 @@ def _refusal(action: str, code: str, message: str) -> TargetError:
         missing = denied[1] if denied else action
         return TargetError(
             f"access denied: these credentials may not {missing}: {message}",
-            f"allow {missing} for them; `drkit doctor` lists all actions an experiment needs",
+            f"allow {missing} for them; drkit doctor EXPERIMENT --target NAME lists all actions that it needs",
             code,
         )
     if code in _EXPIRED:

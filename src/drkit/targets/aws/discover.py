@@ -1,4 +1,4 @@
-"""A target made from tags, for people without Terraform: whatever carries drkit:target=NAME, as AWS describes it."""
+"""A target made from tags, for people without Terraform: whatever carries the tag, as AWS describes it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,27 @@ IAM_DISCOVER = (
 T = TypeVar("T")
 
 
-def discover(name: str, *, region: str, recovery_region: str | None = None, access: AwsAccess | None = None) -> Target:
-    """Return the target that the tags drkit:target=NAME describe; only read-only calls are made.
+def discover(
+    name: str,
+    *,
+    region: str,
+    recovery_region: str | None = None,
+    access: AwsAccess | None = None,
+    tag: tuple[str, str] | None = None,
+) -> Target:
+    """Return the target whose parts carry a tag (key, value), drkit:target=NAME by default. Changes nothing.
 
     At most one of each kind may carry the tag: VPC (one in each region), RDS instance (one writer, and its replica),
     Auto Scaling group, target group, load balancer. The account is the caller's: look at it before you keep the file.
     Raises UnknownName if nothing carries the tag, UsageError if too much does.
     """
-    named(name, "target")
+    key, value = tag or (TARGET_TAG, named(name, "target"))
     bare = Target(
         name=name, kind="aws", account_id="", region=region, zones=(), recovery_region=recovery_region,
         aws=access or AwsAccess(),
     )  # fmt: skip
     account = Account(bare)
-    finder = _Finder(account, name)
+    finder = _Finder(account, key, value)
     target = replace(bare, account_id=account.caller().account_id)
     vpc_id = finder.vpc(region)
     if vpc_id:
@@ -50,8 +57,8 @@ def discover(name: str, *, region: str, recovery_region: str | None = None, acce
     )
     if not (found.network or found.compute or found.service or found.database):
         raise UnknownName(
-            f"nothing in {region} carries the tag {TARGET_TAG}={name}",
-            f"tag the VPC, the RDS instance, the Auto Scaling group and the load balancer with {TARGET_TAG}={name}",
+            f"nothing in {region} carries the tag {key}={value}",
+            f"tag the VPC, the RDS instance, the Auto Scaling group and the load balancer with {key}={value}",
         )
     return found
 
@@ -59,13 +66,14 @@ def discover(name: str, *, region: str, recovery_region: str | None = None, acce
 @dataclass(frozen=True, slots=True)
 class _Finder:
     account: Account
-    name: str
+    key: str
+    value: str
 
     def vpc(self, region: str) -> str | None:
         pages = (
             self.account.client("ec2", region)
             .get_paginator("describe_vpcs")
-            .paginate(Filters=[{"Name": f"tag:{TARGET_TAG}", "Values": [self.name]}])
+            .paginate(Filters=[{"Name": f"tag:{self.key}", "Values": [self.value]}])
         )
         vpc = self._only("VPC", (v for page in pages for v in page["Vpcs"]), region)
         return vpc["VpcId"] if vpc else None
@@ -82,7 +90,7 @@ class _Finder:
         pages = (
             self.account.client("autoscaling", region)
             .get_paginator("describe_auto_scaling_groups")
-            .paginate(Filters=[{"Name": f"tag:{TARGET_TAG}", "Values": [self.name]}])
+            .paginate(Filters=[{"Name": f"tag:{self.key}", "Values": [self.value]}])
         )
         group = self._only("Auto Scaling group", (g for page in pages for g in page["AutoScalingGroups"]), region)
         elb = self.account.client("elbv2", region)
@@ -127,7 +135,7 @@ class _Finder:
     def _instances(self, region: str) -> list[Any]:
         pages = self.account.client("rds", region).get_paginator("describe_db_instances").paginate()
         return [
-            d for page in pages for d in page["DBInstances"] if tags_of(d.get("TagList")).get(TARGET_TAG) == self.name
+            d for page in pages for d in page["DBInstances"] if tags_of(d.get("TagList")).get(self.key) == self.value
         ]
 
     def _tagged(self, things: list[T], arn_of: Callable[[T], str], region: str) -> list[T]:
@@ -137,7 +145,7 @@ class _Finder:
         for start in range(0, len(things), 20):
             arns = [arn_of(t) for t in things[start : start + 20]]
             for d in elb.describe_tags(ResourceArns=arns)["TagDescriptions"]:
-                if tags_of(d.get("Tags")).get(TARGET_TAG) == self.name:
+                if tags_of(d.get("Tags")).get(self.key) == self.value:
                     tagged.add(d["ResourceArn"])
         return [t for t in things if arn_of(t) in tagged]
 
@@ -145,7 +153,7 @@ class _Finder:
         things = list(found)
         if len(things) > 1:
             raise UsageError(
-                f"{len(things)} of the kind {what} carry the tag {TARGET_TAG}={self.name} in {region}",
+                f"{len(things)} of the kind {what} carry the tag {self.key}={self.value} in {region}",
                 "one at most may; write the target file by hand otherwise",
             )
         return things[0] if things else None

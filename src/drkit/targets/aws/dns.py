@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_route53.type_defs import ResourceRecordSetOutputTypeDef, ResourceRecordSetTypeDef
 
 IAM_POINT = (
-    "route53:ChangeResourceRecordSets", "route53:GetChange", "route53:ListResourceRecordSets",
-    "route53:ListTagsForResource",
+    "route53:ChangeResourceRecordSets", "route53:ListResourceRecordSets", "route53:ListTagsForResource",
 )  # fmt: skip
 
 

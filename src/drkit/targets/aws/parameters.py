@@ -25,8 +25,8 @@ class Parameters:
         """Store one record, again if need be; TargetError if it cannot be stored: then nothing may be broken."""
         value = json.dumps(
             {
-                "target": self._account.target.name, "seq": record.seq, "verb": record.verb, "args": record.args,
-                "region": record.region, "at_ns": record.at_ns,
+                "target": self._account.target.name, "parts": _parts(self._account.target), "seq": record.seq,
+                "verb": record.verb, "args": record.args, "region": record.region, "at_ns": record.at_ns,
             },
             separators=(",", ":"),
         )  # fmt: skip
@@ -35,14 +35,12 @@ class Parameters:
                 f"the undo record of {record.verb} is too long to be kept in SSM: {len(value)} characters",
                 "break less at once",
             )
-        self._account.assert_account()
         self._ssm.put_parameter(
             Name=_name(run_id, record.seq), Value=value, Type="String", Overwrite=True, Tier="Intelligent-Tiering"
         )
 
     def delete(self, run_id: str, record: UndoRecord) -> None:
         """Forget one record that was carried out; one that is gone is fine."""
-        self._account.assert_account()
         try:
             self._ssm.delete_parameter(Name=_name(run_id, record.seq))
         except TargetError as e:
@@ -51,20 +49,41 @@ class Parameters:
 
     def records(self, run_id: str) -> tuple[UndoRecord, ...]:
         """Return what a run has not put back, in the order written: for `drkit undo` when the local journal is lost."""
-        found = [_record(value) for value in self._values(f"{ROOT}/{named(run_id, 'run')}")]
+        found = [_record(value) for _, value in self._described(f"{ROOT}/{named(run_id, 'run')}")]
         return tuple(sorted(found, key=lambda r: r.seq))
 
     def runs(self) -> tuple[str, ...]:
         """Return the ids of all runs of this account and region that have something left to put back."""
-        return tuple(sorted({name.split("/")[3] for name in self._names(ROOT)}))
+        return tuple(sorted({_run_of(name) for name, _ in self._described(ROOT)}))
 
-    def _values(self, path: str) -> list[str]:
-        pages = self._ssm.get_paginator("get_parameters_by_path").paginate(Path=path, Recursive=True)
-        return [p["Value"] for page in pages for p in page["Parameters"]]
+    def unfinished(self) -> tuple[str, ...]:
+        """Return the ids of all runs, of whatever machine, that have something of this very target left to put back.
 
-    def _names(self, path: str) -> list[str]:
+        Names of targets are personal: a run counts also if its target had another name and a part in common.
+        """
+        ours = {self._account.target.name, *_parts(self._account.target)}
+        entries = [(name, json.loads(value)) for name, value in self._described(ROOT)]
+        return tuple(sorted({_run_of(name) for name, e in entries if ours & {e["target"], *e.get("parts", ())}}))
+
+    def _described(self, path: str) -> list[tuple[str, str]]:
+        """Return name and value of each parameter under a path."""
         pages = self._ssm.get_paginator("get_parameters_by_path").paginate(Path=path, Recursive=True)
-        return [p["Name"] for page in pages for p in page["Parameters"]]
+        return [(p["Name"], p["Value"]) for page in pages for p in page["Parameters"]]
+
+
+def _parts(target: Target) -> list[str]:
+    """Return what names the parts of a target in AWS, whatever the target file calls itself."""
+    network, database, compute = target.network, target.database, target.compute
+    parts = {
+        "vpc": network and network.vpc_id,
+        "database": database and database.instance_id,
+        "group": compute and compute.asg_name,
+    }
+    return [f"{kind} {name}" for kind, name in parts.items() if name]
+
+
+def _run_of(name: str) -> str:
+    return name.split("/")[3]
 
 
 def _name(run_id: str, seq: int) -> str:

@@ -1,21 +1,121 @@
-"""What the caller may do: IAM actions that a plan needs, and IAM's own answer about them, for `drkit doctor`."""
+"""What the caller may do: the IAM actions that an experiment needs, and IAM's own answer about them.
+
+Each function that an experiment can name says what it calls (`asks`), so the list needs no answer of AWS: whoever may
+nothing yet can be told what to allow. What drkit itself asks in every run is in the table below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drkit.errors import TargetError
 from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import Account
+from drkit.targets.aws.alarms import IAM_ALARMS
 from drkit.targets.aws.parameters import IAM_CLOUD_COPY
 
+if TYPE_CHECKING:
+    from drkit.catalog import Experiment
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 IAM_ALWAYS = ("sts:GetCallerIdentity", *IAM_CLOUD_COPY)
+# What every run asks about the parts that a target names: its state before and after, its events, its password.
+IAM_NETWORK = ("ec2:DescribeInstances", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets")
+IAM_GROUP = ("autoscaling:DescribeAutoScalingGroups",)
+IAM_DATABASE = ("rds:DescribeDBInstances", "rds:DescribeEvents")
+IAM_RECORD = ("route53:ListResourceRecordSets",)
+IAM_SECRET = ("secretsmanager:GetSecretValue",)
 
 
-def iam_actions(effects: Iterable[Effect]) -> tuple[str, ...]:
-    """Return every IAM action that carrying out and undoing a plan needs, in order."""
-    return tuple(sorted({a for e in effects for a in e.iam} | set(IAM_ALWAYS)))
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What an experiment needs on one target."""
+
+    actions: tuple[str, ...]  # IAM actions of the target's role, in order; which of them are called depends on the run
+    untold: tuple[str, ...]  # activities of other libraries and programs: what they need is for them to say
+
+
+def asks(*actions: str) -> Callable[[Function], Function]:
+    """Mark a function with the IAM actions that it may need, its undo included; none: it calls no AWS API."""
+
+    def mark(function: Function) -> Function:
+        function.drkit_iam = actions  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def needed(
+    experiment: Experiment, target: Target, *, alarms: Sequence[str] = (), effects: Iterable[Effect] = ()
+) -> Needed:
+    """Return all that running the experiment and putting everything back may call. Asks nothing.
+
+    alarms: those of [guard] in drkit.toml; the experiment's own are added. effects: of its plan, if there is one, for
+    faults that are not drkit's own. To assume aws.assume_role_arn is not the role's permission but its caller's.
+    """
+    actions = {*IAM_ALWAYS, *_of_every_run(target)}
+    if alarms or experiment.drkit.guards.alarms:
+        actions.update(IAM_ALARMS)
+    untold: list[str] = []
+    for activity in _activities(experiment):
+        known = _asked_by(activity["provider"])
+        if known is None:
+            untold.append(activity["name"])
+        else:
+            actions.update(a for a in known if _has_what_it_is_about(target, a))
+    actions.update(a for e in effects for a in e.iam)
+    return Needed(tuple(sorted(actions)), tuple(dict.fromkeys(untold)))
+
+
+def _activities(experiment: Experiment) -> tuple[Mapping[str, Any], ...]:
+    part = experiment.drkit
+    return (
+        *experiment.hypothesis_probes, *experiment.method, *experiment.rollbacks, *part.witnesses, *part.redundancy,
+    )  # fmt: skip
+
+
+def _asked_by(provider: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return what an activity says that it needs; () for a request to a URL; None if it does not say."""
+    from drkit.catalog import function_of
+
+    if provider["type"] == "http":
+        return ()
+    function = function_of(provider)
+    told: tuple[str, ...] | None = getattr(function, "drkit_iam", None)
+    if told is None and hasattr(function, "drkit_plan"):
+        return ()  # somebody's own fault: its plan's effects say it
+    return told
+
+
+def _of_every_run(target: Target) -> tuple[str, ...]:
+    database = target.database
+    return (
+        *(IAM_NETWORK if target.network else ()),
+        *(IAM_GROUP if target.compute and target.compute.asg_name else ()),
+        *(IAM_DATABASE if database else ()),
+        *(IAM_RECORD if database and database.dns_record and database.hosted_zone_id else ()),
+        *(IAM_SECRET if database and database.password_secret_arn and not database.password_env else ()),
+    )
+
+
+def _has_what_it_is_about(target: Target, action: str) -> bool:
+    """Return whether the target names anything that a function could use this action on."""
+    compute, database = target.compute, target.database
+    match action.partition(":")[0]:
+        case "autoscaling":
+            return bool(compute and compute.asg_name)
+        case "elasticloadbalancing":
+            return bool(compute and compute.target_group_arn)
+        case "rds":
+            return database is not None
+        case "route53":
+            return bool(database and database.dns_record and database.hosted_zone_id)
+        case _:
+            return True
 
 
 def check(target: Target, actions: Iterable[str]) -> dict[str, bool | None]:

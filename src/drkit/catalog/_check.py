@@ -1,7 +1,4 @@
-"""Experiments as files: found, read, checked. Nothing unknown or misspelt gets past here.
-
-An experiment is a valid Chaos Toolkit document with a `drkit` extension. YAML holds data only: names, numbers, order.
-"""
+"""Experiments read and checked, down to every key and argument."""
 
 from __future__ import annotations
 
@@ -12,19 +9,17 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from drkit.catalog._experiment import Experiment, Extension, role_in_method
 from drkit.errors import BadDocument, UnknownName
-from drkit.guard import BlastRadius
-from drkit.model import Connection, Objective, ProbeKind, Role
-from drkit.project import Project, parse
-
-UNDO_MODULE = "drkit.chaos.undo"  # its rollback serves plain `chaos run`; drkit itself always undoes
+from drkit.model import Connection, Role
+from drkit.project import parse
 
 # The keys of Chaos Toolkit's own format; a misspelt `rollback` must not silently mean "no rollbacks".
 _DOCUMENT_KEYS = {
@@ -66,120 +61,8 @@ _HYPOTHESIS_KEYS = {"title", "description", "probes", "controls", "contributions
 _ROLES = ("fault", "recovery", "assist")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeData:
-    """One client to watch with. Addresses come from the target: an experiment names what, not where."""
-
-    name: str
-    kind: ProbeKind
-    role: Role = Role.SERVICE
-    call: Literal["read", "write", "health"] = "read"  # http: which path of the service
-    zone: str = ""  # http: only the service inside this zone ("${zone}" is resolved)
-    connection: Connection = Connection.FRESH
-    every_s: float | None = None  # default: the target's probe period
-    timeout_s: float | None = None  # default: the target's
-    too_slow_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phases:
-    """How long things may take, in seconds on AWS; a target's `pace` shortens them (the lab's is 0.05)."""
-
-    baseline_s: float = 60.0
-    hold_s: float = 120.0  # at least this long between the fault and putting things back
-    bite_s: float = 300.0  # the witnesses must have seen the fault by then
-    recover_s: float = 900.0  # service must be stable by then
-    redundancy_s: float = 3600.0  # the next failure must be survivable again by then
-    observe_until: Literal["recovered", "redundant"] = "redundant"  # when probes stop and marker rows are read last
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guards:
-    """When to stop and undo at once."""
-
-    outage_max_s: float | None = None  # on AWS; shortened by the target's pace like every phase
-    alarms: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
-    """The `drkit` extension of an experiment's file."""
-
-    name: Literal["drkit"]
-    hypothesis: str
-    objective: Objective
-    probes: tuple[ProbeData, ...]
-    blast_radius: BlastRadius = field(default_factory=BlastRadius)
-    phases: Phases = field(default_factory=Phases)
-    guards: Guards = field(default_factory=Guards)
-    witnesses: tuple[dict[str, Any], ...] = ()  # Chaos Toolkit probes: they must come true after the fault
-    redundancy: tuple[dict[str, Any], ...] = ()  # Chaos Toolkit probes: they must be true again at the end
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """A checked experiment. `document` is the Chaos Toolkit document as written; `sha256` is of the file."""
-
-    name: str
-    path: Path
-    sha256: str
-    document: Mapping[str, Any]
-    drkit: Extension
-
-    @property
-    def title(self) -> str:
-        return str(self.document["title"])
-
-    @property
-    def description(self) -> str:
-        return str(self.document.get("description", "")).strip()
-
-    @property
-    def method(self) -> tuple[dict[str, Any], ...]:
-        return tuple(self.document["method"])
-
-    @property
-    def hypothesis_probes(self) -> tuple[dict[str, Any], ...]:
-        return tuple((self.document.get("steady-state-hypothesis") or {}).get("probes", ()))
-
-    @property
-    def rollbacks(self) -> tuple[dict[str, Any], ...]:
-        """Return the rollbacks that are the experiment's own, in the order of the file."""
-        return tuple(r for r in self.document.get("rollbacks") or () if r["provider"].get("module") != UNDO_MODULE)
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """Return the experiment's configuration variables with their defaults: what `--var` may set."""
-        configuration = self.document.get("configuration") or {}
-        return {k: str(v.get("default", "")) if isinstance(v, dict) else str(v) for k, v in configuration.items()}
-
-
-def names(project: Project) -> dict[str, Path]:
-    """Return all experiments that can be named; a project's own hides a shipped one of the same name."""
-    found: dict[str, Path] = {}
-    for folder in project.folders("experiments"):
-        for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.json"))):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
-
-
-def load(name: str, project: Project) -> Experiment:
-    """Return the experiment of a name or a file, checked down to every key and argument.
-
-    Raises UnknownName when there is none, BadDocument (with file, line or key, and a guess) when it is wrong.
-    """
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        known = names(project)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise UnknownName(f"no experiment is called {name!r}", hint)
-        path = known[name]
-    return _check(path)
-
-
-def _check(path: Path) -> Experiment:
+def read(path: Path) -> Experiment:
+    """Return the experiment in a file. Raises BadDocument."""
     document, digest = _read(path)
     return checked(document, path, digest)
 
@@ -209,6 +92,7 @@ def checked(document: dict[str, Any], path: Path, digest: str) -> Experiment:
     for group, activities in groups:
         for activity in activities:
             _check_activity(activity, f"{where}: {group}", group)
+    _check_variables(document, where)
     _check_with_chaoslib(document, where)
     _check_extension(drkit, document["method"], f"{where}: extensions")
     return Experiment(path.stem, path, digest, document, drkit)
@@ -246,6 +130,47 @@ def _no_secret_values(secrets: Any, where: str) -> None:
         _no_secret_values(secret, f"{where}.{name}")
 
 
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}")  # "$$" is chaoslib's escape: it becomes "$", and what follows is text
+
+
+def _check_variables(document: Mapping[str, Any], where: str) -> None:
+    """Refuse every `${name}` that nothing would be put in for: chaoslib passes it on as it stands, without a word."""
+    secrets = document.get("secrets") or {}
+    groups = [s for s in secrets.values() if isinstance(s, dict) and s.get("type") not in ("env", "vault")]
+    known = [str(name) for part in (document.get("configuration") or {}, *groups) for name in part]
+    # A group that is a whole vault path brings names that only the vault knows.
+    unlisted = any(isinstance(s, dict) and s.get("type") == "vault" and "key" not in s for s in secrets.values())
+    for place, text in _texts(document):
+        for name in (m[1] for m in _VARIABLE.finditer(text) if m[1] is not None):
+            usable = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None
+            if usable and (name in known or unlisted):
+                continue
+            if name in known:
+                raise BadDocument(
+                    f"{where}: {place}: nothing can be put in for ${{{name}}}",
+                    "name the variable with letters, digits and _ only",
+                )
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            listed = f"variables: {', '.join(known)}" if known else "declare it in configuration"
+            raise BadDocument(
+                f"{where}: {place}: there is no variable ${{{name}}}",
+                f"did you mean ${{{close[0]}}}?" if close else f"{listed}; for the text itself write $${{{name}}}",
+            )
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in a document with its place: "method.0.name"; keys are not looked at, chaoslib leaves them."""
+    match value:
+        case str():
+            yield place, value
+        case dict():
+            for key, inner in value.items():
+                yield from _texts(inner, f"{place}.{key}".lstrip("."))
+        case list() | tuple():
+            for n, inner in enumerate(value):
+                yield from _texts(inner, f"{place}.{n}".lstrip("."))
+
+
 def _check_extension(drkit: Extension, method: list[dict[str, Any]], where: str) -> None:
     """Refuse what could never be measured or never pass, before it costs a run."""
     names = [p.name for p in drkit.probes]
@@ -264,6 +189,8 @@ def _check_extension(drkit: Extension, method: list[dict[str, Any]], where: str)
             if isinstance(value, int | float) and not (0 <= value < math.inf):
                 raise BadDocument(f"{where}: {key} is {value}", "it has to be a number from 0 up")
     for probe in drkit.probes:
+        if "$" in probe.zone and probe.zone != "${zone}":
+            raise BadDocument(f"{where}: zone of probe {probe.name} is {probe.zone}", 'it is a zone, or "${zone}"')
         for key in ("every_s", "timeout_s", "too_slow_s"):
             if getattr(probe, key) == 0:
                 raise BadDocument(f"{where}: {key} of probe {probe.name} is 0", "leave it out for the target's own")
@@ -282,16 +209,6 @@ def _check_extension(drkit: Extension, method: list[dict[str, Any]], where: str)
                 f"{where}: no witness says whether {name} took effect, so no run of it could pass",
                 f"add a probe to witnesses with fault: {name}; an action that breaks nothing has role: assist",
             )
-
-
-def role_in_method(activity: Mapping[str, Any]) -> str:
-    """Return "probe", or what an action is for: "fault", "recovery" or "assist".
-
-    drkit's own functions know it, others say it in `role`; an action that says nothing counts as damage.
-    """
-    if activity["type"] == "probe":
-        return "probe"
-    return str(getattr(function_of(activity["provider"]), "drkit_role", None) or activity.get("role") or "fault")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
@@ -403,17 +320,6 @@ def _check_function(provider: Mapping[str, Any], where: str) -> Callable[..., An
         if parameter.default is parameter.empty and name not in given and name not in ("configuration", "secrets"):
             raise BadDocument(f"{where}: {module}.{func} needs the argument {name}", "add it to arguments")
     return found
-
-
-def function_of(provider: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """Return the function that a Python provider names, or None where there is none."""
-    if provider.get("type") != "python":
-        return None
-    try:
-        function = getattr(importlib.import_module(str(provider["module"])), str(provider["func"]), None)
-    except Exception:  # noqa: BLE001  (importing somebody's module runs it)
-        return None
-    return function if callable(function) else None
 
 
 def _check_with_chaoslib(document: dict[str, Any], where: str) -> None:
