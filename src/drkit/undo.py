@@ -82,11 +82,17 @@ class UndoJournal:
         return record
 
     def done(self, record: UndoRecord) -> None:
-        """Note that a record has been carried out."""
-        with self._lock:
-            self._append({"done": record.seq})
-        if self._cloud is not None:
-            self._cloud.delete(self.run_id, record)
+        """Note that a record has been carried out, in the cloud first.
+
+        One that is left on disk alone is merely carried out again; one left in the cloud alone, by a kill in between or
+        a full disk, would keep every other run away from a target that is whole.
+        """
+        try:
+            if self._cloud is not None:
+                self._cloud.delete(self.run_id, record)
+        finally:
+            with self._lock:
+                self._append({"done": record.seq})
 
     def records(self) -> tuple[UndoRecord, ...]:
         """Return all records in the order written.

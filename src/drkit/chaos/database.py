@@ -15,6 +15,7 @@ from drkit.targets.aws.network import IAM_ISOLATE
 from drkit.targets.aws.permissions import asks
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+STILL_S = 1.0  # a replica that receives nothing for so long has not merely stumbled
 FAILS_OVER_ITSELF_S = 180.0  # RDS promises 60–120 s; longer means that somebody has to ask
 
 
@@ -256,18 +257,19 @@ def writer_silent() -> bool:
 def replica_silent() -> bool:
     """Witness: the writer writes on, and nothing of it reaches the replica.
 
-    A replica whose network is gone stays listed for as long as the writer's wal_sender_timeout, so its position is
-    looked at twice.
+    A replica whose network is gone stays listed for as long as the writer's wal_sender_timeout, so what counts is that
+    its position stands still for STILL_S while the writer's moves.
     """
     first = _positions()
-    clock.sleep_s(0.25)
-    second = _positions()
-    if not first or not second:
-        return True
-    return all(
-        name in first and lsn == first[name][0] and writer_lsn != first[name][1]
-        for name, (lsn, writer_lsn) in second.items()
-    )
+    looks = 10
+    for _ in range(looks):
+        clock.sleep_s(STILL_S / looks)
+        now = _positions()
+        if not first or not now:
+            return True
+        if any(name not in first or lsn != first[name][0] for name, (lsn, _) in now.items()):
+            return False
+    return all(writer_lsn != first[name][1] for name, (_, writer_lsn) in now.items())
 
 
 def _positions() -> dict[str, tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from drkit import project
-from drkit.errors import LabError, Refused, UsageError
+from drkit import clock, project
+from drkit.cli import console
+from drkit.errors import LabError, Refused, TimedOut, UsageError
 from drkit.project import Project
 from drkit.targets import Target
 
@@ -70,6 +72,15 @@ def _must_be_up(found: Project, target: Target) -> None:
         return
     # TargetBusy: it is a run that has broken it, and will put it back.
     TargetLock(found.home, target.name, lab_directory=target.lab.directory if target.lab else None).close()
+    if now.state == "degraded":
+        console.say(f"waiting until lab {target.name!r} is whole again")
+        with contextlib.suppress(TimedOut):
+            clock.wait_until(
+                lambda: lab.status(target.name, home=home).ok, "whole", timeout_s=lab.HEAL_TIMEOUT_S, every_s=0.2
+            )
+        now = lab.status(target.name, home=home)
+        if now.ok:
+            return
     option = "" if target.name == LAB else f" --name {target.name}"
     broken = ", ".join(p.name for p in now.parts if not p.ok)
     raise LabError(

@@ -21,10 +21,11 @@ def up(name: str, *, speed: float, fsync: bool, options: dict[str, Any], as_json
     lab.up(name, home=home, speed=speed, fsync=fsync, options=chosen, progress=console.say)
     now = lab.status(name, home=home)
     if as_json:
-        console.out_json({**_as_json(now), "started": not before.ok})
+        console.out_json({**_as_json(now), "started": before.state == "down"})
         return 0
     console.out(
-        f"lab {name!r} " + ("was up already" if before.ok else f"is up, ready {now.up_s:.1f} s after its start")
+        f"lab {name!r} "
+        + ("was up already" if before.state != "down" else f"is up, ready {now.up_s:.1f} s after its start")
     )
     option = "" if name == aim.LAB else f" --target {name}"
     console.say(f"next: drkit run az-failure{option}; it stays up until drkit lab down")

@@ -59,4 +59,4 @@ def _secret(target: Target, database: DatabaseTarget) -> str:
     """Return the password that Secrets Manager holds; "" where the target refers to none, or to the environment."""
     if database.password_env or not database.password_secret_arn:
         return ""
-    return postgres._password(target, database) or ""
+    return postgres.password_of(target, database) or ""

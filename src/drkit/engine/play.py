@@ -26,6 +26,7 @@ from drkit.rundir import RunDir
 from drkit.undo import Undone
 
 POLL_S = 0.1  # of witnesses and redundancy in the lab; AWS's control plane is asked every 2 s
+BEGIN_S = 60.0  # until probes that have been started make their first attempt; a busy machine takes its time
 CLOCK_STEP_NS = (
     NS_PER_S  # a wall clock that moved this far against the monotonic one was stepped (or the machine slept)
 )
@@ -113,11 +114,16 @@ class Play:
         """See the steady state, or say that it is missing: then nothing is broken."""
         self.watch.phase("baseline")
         length_s = self.extension.phases.baseline_s * self.pace
+        # A failure less than W before the fault would be measured as one outage with the fault's.
+        apart_s = self.target.stable_window_s + max(s.every_s + s.timeout_s for s in self.specs)
         try:
             clock.wait_until(
-                lambda: self.watch.all_answered() and self.watch.stable(length_s),
+                self.watch.all_answered, "every probe has begun", timeout_s=BEGIN_S, every_s=0.05, stop=self.stop
+            )
+            clock.wait_until(
+                lambda: self.watch.stable(length_s, after_failure_s=apart_s),
                 f"every probe has been answered for {length_s:g} s",
-                timeout_s=3 * length_s + 10,
+                timeout_s=3 * max(length_s, apart_s) + 10,
                 every_s=0.05,
                 stop=self.stop,
             )

@@ -13,12 +13,12 @@ from drkit.chaos import Context, enter
 from drkit.chaos.state import snapshot
 from drkit.guard import BlastRadius, authorise
 from drkit.lease import Lease, TargetLock
-from drkit.model import Effect, UndoRecord
+from drkit.model import Effect
 from drkit.project import Project
 from drkit.rundir import RunDir, safe_name
 from drkit.targets import Target
 from drkit.targets.facts import gather
-from drkit.undo import CloudCopy, UndoJournal
+from drkit.undo import UndoJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +84,4 @@ def journal(run: RunDir, target: Target) -> UndoJournal:
     """Return a run's undo journal, with its second copy in the target's cloud."""
     from drkit.targets.aws.parameters import Parameters
 
-    return _Journal(run, Parameters(target))
-
-
-class _Journal(UndoJournal):
-    """A run's journal that forgets a record in the cloud first.
-
-    One that is left on disk alone is merely carried out again; one left in the cloud alone, by a kill in between or a
-    full disk, would keep every other run away from a target that is whole.
-    """
-
-    def __init__(self, run: RunDir, copy: CloudCopy) -> None:
-        super().__init__(run.path / "undo.jsonl", run.run_id, copy)
-        self._copy = copy
-
-    def done(self, record: UndoRecord) -> None:
-        self._copy.delete(self.run_id, record)
-        super().done(record)  # asks for the same again, which is fine
+    return UndoJournal(run.path / "undo.jsonl", run.run_id, Parameters(target))

@@ -47,6 +47,7 @@ class _Follower:
     newest: Attempt | None = None
     last_failure: Attempt | None = None  # in the order sent
     first_good: Attempt | None = None  # first success sent after it
+    good_sent_ns: int = 0  # when the newest success was sent
     impact: tuple[int, int] | None = None  # the bracket in which its newest outage began
 
     @property
@@ -54,11 +55,17 @@ class _Follower:
         """Whether it stands for the service: fresh connections, not a witness."""
         return self.probe.spec.role is not Role.WITNESS and self.probe.spec.connection is Connection.FRESH
 
+    @property
+    def judged(self) -> bool:
+        """Whether the verdict looks at it: pools too, though the headline does not."""
+        return self.probe.spec.role is not Role.WITNESS
+
     def follow(self, now: int) -> None:
         for a in self.tail.poll():
             self.attempts += 1
             self.newest = a
             if a.outcome is Outcome.OK:
+                self.good_sent_ns = max(self.good_sent_ns, a.sent_ns)
                 if self.first_good is None and (self.last_failure is None or a.sent_ns > self.last_failure.sent_ns):
                     self.first_good = a
             else:
@@ -81,10 +88,12 @@ class _Follower:
             self.first_good = min((g for g in good if g.sent_ns > a.sent_ns), key=lambda g: g.sent_ns, default=None)
 
     def stable_for_s(self, now: int) -> float:
-        """Return for how long it has answered without a failure; 0 if it fails or is silent."""
+        """Return for how long it has answered without a failure, as it is measured; 0 if it fails or is silent."""
         newest = self.newest
         silent = newest is None or now - newest.done_ns > max(RECENT_NS, 5 * self.probe.spec.every_s * NS_PER_S)
-        return 0.0 if silent or self.first_good is None else (now - self.first_good.sent_ns) / NS_PER_S
+        if silent or self.first_good is None:
+            return 0.0
+        return max(0, self.good_sent_ns - self.first_good.done_ns) / NS_PER_S
 
     def error_rate(self, now: int) -> float:
         """Return which share of the attempts of the last W failed."""
@@ -182,12 +191,17 @@ class Watch:
 
     # --- asked by the engine ------------------------------------------------------------------------------------------
 
-    def stable(self, for_s: float) -> bool:
-        """Return whether every probe that stands for the service has answered without a failure for that long."""
+    def stable(self, for_s: float, *, after_failure_s: float = 0.0) -> bool:
+        """Return whether every probe that is judged has answered without a failure for that long.
+
+        after_failure_s: for how long at least, of a probe that has failed before.
+        """
         with self._lock:
             now = clock.now_ns()
-            counting = [f for f in self._followers if f.counts]
-            return bool(counting) and all(f.stable_for_s(now) >= for_s for f in counting)
+            judged = [f for f in self._followers if f.judged]
+            return bool(judged) and all(
+                f.stable_for_s(now) >= (max(for_s, after_failure_s) if f.failures else for_s) for f in judged
+            )
 
     def all_answered(self) -> bool:
         """Return whether every probe has made an attempt."""
@@ -198,7 +212,7 @@ class Watch:
         """Return which probes fail and how, for a message."""
         with self._lock:
             now = clock.now_ns()
-            bad = [f for f in self._followers if f.counts and f.stable_for_s(now) == 0]
+            bad = [f for f in self._followers if f.judged and f.stable_for_s(now) == 0]
             return ", ".join(f"{f.probe.spec.name} ({f.last_error or 'no answer'})" for f in bad) or "probes flap"
 
     # --- inside -------------------------------------------------------------------------------------------------------

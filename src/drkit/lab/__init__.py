@@ -36,6 +36,7 @@ __all__ = ["LabOptions", "LabPart", "LabStatus", "down", "logs", "status", "up"]
 UP_TIMEOUT_S = 90.0
 HEAL_TIMEOUT_S = 20.0
 DOWN_TIMEOUT_S = 30.0
+STATUS_TIMEOUT_S = 15.0  # a server that hangs is asked for seconds; one that is down refuses at once
 _DEFAULTS = LabOptions()
 _FOREIGN = ("AWS_", "BOTO_", "MOTO_", "PG")  # what an environment may say about other clouds and databases
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -249,7 +250,7 @@ def _state(directory: Path) -> dict[str, Any]:
 def _parts(endpoint_url: str) -> tuple[LabPart, ...]:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"{endpoint_url}/_drkit/status", timeout=5) as answer:
+        with direct.open(f"{endpoint_url}/_drkit/status", timeout=STATUS_TIMEOUT_S) as answer:
             return tuple(LabPart(**part) for part in json.load(answer)["parts"])
     except (urllib.error.URLError, OSError, ValueError, KeyError):
         return (LabPart(name="aws", ok=False),)

@@ -124,15 +124,16 @@ class Databases:
         self.note(pair, rds_events.FAILOVER_STARTED)
         try:
             times = self.plant.failover(standby)
+            self.standby_lost = True  # the old primary: fenced until it is rebuilt
+            self.replica_follows = False
+            with self.cloud.lock:  # who sees the new zone sees its events too
+                self.note(pair, rds_events.RESTARTED)
+                self.note(pair, rds_events.FAILOVER_COMPLETED)
+                self.note(pair, rds_events.FAILOVER_REASON, reason)
+                self.show_redundancy(False)
         finally:
             with self.cloud.lock:
-                pair.status = AVAILABLE
-        self.standby_lost = True  # the old primary: fenced until it is rebuilt
-        self.replica_follows = False
-        self.show_redundancy(False)
-        self.note(pair, rds_events.RESTARTED)
-        self.note(pair, rds_events.FAILOVER_COMPLETED)
-        self.note(pair, rds_events.FAILOVER_REASON, reason)
+                pair.status = AVAILABLE  # last: "available" in the old zone would be a lie
         log.info(
             "failover to %s: fence %.0f ms, promote %.0f ms, flip %.0f ms",
             standby,
@@ -145,7 +146,7 @@ class Databases:
     def standby_usable(self) -> bool:
         """Whether the pair can fail over now."""
         standby = self.standby
-        return standby is not None and not self.standby_lost and self.plant.alive(standby, 0.5)
+        return standby is not None and not self.standby_lost and self.plant.alive(standby, 2.0)
 
     # --- before moto answers: refusals, and the status the answer shall show ------------------------------------------
 

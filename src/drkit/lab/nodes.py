@@ -264,7 +264,14 @@ class Nodes:
     def _demand_sync(self, primary: str) -> None:
         standby = next((name for name in self.pair if name != primary), None)
         wanted = f"FIRST 1 ({standby})" if standby and self.options.sync_standby else None
-        self.nodes[primary].configure(synchronous_standby_names=wanted)
+        node = self.nodes[primary]
+        node.configure(synchronous_standby_names=wanted)
+        if node.running:
+            # Commits wait for the standby only once the checkpointer has seen the reload; it does before a checkpoint.
+            try:
+                node.query("checkpoint", timeout_s=_STREAM_TIMEOUT_S)
+            except (OSError, ServerError) as error:
+                raise LabError(f"PostgreSQL {primary} does not take its settings: {error}") from error
 
     def _await_streaming(self, node: str) -> None:
         clock.wait_until(

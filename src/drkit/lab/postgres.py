@@ -218,7 +218,7 @@ class Node:
         with self.session(timeout_s=timeout_s) as session:
             return session.query(sql, timeout_s=timeout_s)
 
-    def role(self, timeout_s: float = 0.5) -> NodeRole:
+    def role(self, timeout_s: float = 2.0) -> NodeRole:
         """Return what the server says it is."""
         try:
             ((recovering,),) = self.query("select pg_is_in_recovery()", timeout_s=timeout_s)

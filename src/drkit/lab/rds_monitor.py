@@ -131,8 +131,8 @@ class Monitor:
         if standby == self._db.standby:  # no failover came between
             self._db.standby_lost = False
             self._standby_misses = 0
-            self._db.show_redundancy(self._db.plant.in_sync())
             self._db.note(self._db.pair, rds_events.STANDBY_RESTORED)
+            self._db.show_redundancy(self._db.plant.in_sync())
 
     def _look_at_replica(self) -> None:
         """Tell whether the replica follows; after a failover that left it on another history, copy it anew.

@@ -117,12 +117,17 @@ class Loop:
         self._writer.lost(seq, ticks, due_ns, why)
 
     def _expire(self) -> None:
-        """End the attempts whose time is over, oldest first."""
+        """End the attempts whose time is over, oldest first; an answer that came while we stood still is an answer."""
+        looked = False
         while self._flights:
             flight = next(iter(self._flights.values()))
             if clock.now_ns() - flight.sent_ns < self._timeout_ns:
                 return
-            self._advance(flight, Expired())
+            if looked:
+                self._advance(flight, Expired())
+            else:
+                self._resume_ready()
+                looked = True
 
     def _wait(self, origin_ns: int, looked_ns: int) -> None:
         """Sleep until a descriptor is ready, a tick is due or an attempt's time is over; resume what is ready."""
@@ -133,6 +138,9 @@ class Loop:
             until_ns = min(until_ns, next(iter(self._flights.values())).sent_ns + self._timeout_ns)
         # epoll rounds its time-out up to whole milliseconds; select does not, and can wait for an epoll
         select.select([self._selector], (), (), max(0, until_ns - clock.now_ns()) / clock.NS_PER_S)
+        self._resume_ready()
+
+    def _resume_ready(self) -> None:
         for key, _ in self._selector.select(0):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):

@@ -187,11 +187,11 @@ def _parameters(target: Target, database: DatabaseTarget, host: str, port: int, 
         "tcp_user_timeout": limit_ms,
         "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms}",
     }
-    password = _password(target, database)
+    password = password_of(target, database)
     return parameters if password is None else {**parameters, "password": password}
 
 
-def _password(target: Target, database: DatabaseTarget) -> str | None:
+def password_of(target: Target, database: DatabaseTarget) -> str | None:
     if database.password_env:
         try:
             return os.environ[database.password_env]
