@@ -464,6 +464,15 @@ def test_what_putting_back_brings_about_is_no_part_of_the_recovery() -> None:
     assert verified.covers(12.0 - 5.05)
 
 
+def test_an_alarm_that_is_the_decision_leaves_nothing_to_decide() -> None:
+    """Three seconds between two looks at RDS' events: how long it lasted is not known, but it was one event."""
+    wide = [Mark(5 * S, 8 * S, kind, "rds-failover", {}) for kind in (MarkKind.DETECTED, MarkKind.DECLARED)]
+    assert measure(history(*wide), SETTINGS).decomposition.tti == Interval(0.0, 0.0)
+    by_a_person = replace(wide[1], name="approval")
+    found = measure(history(wide[0], by_a_person), SETTINGS).decomposition.tti
+    assert found == Interval(-3.0, 3.0)
+
+
 def test_without_a_plan_there_is_no_start_of_one() -> None:
     found = measure(history(mark(MarkKind.PHASE, 6.4, "recovery"), mark(MarkKind.DECLARED, 6.5, "rds")), SETTINGS)
     assert found.since_plan_start is None

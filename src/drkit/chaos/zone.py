@@ -62,13 +62,20 @@ def _group(target: Target) -> str | None:
 
 @asks(*_IAM_WHERE, *_IAM_HEALTH)
 def is_dark(zone: str) -> bool:
-    """Witness: nothing answers inside the zone any more, the load balancer has no healthy target there, and no writer.
-
-    A writer that was there is silent, or RDS has moved it by itself; that this run forced it away proves nothing.
-    """
+    """Witness: the service does not answer inside the zone any more, and no target there is healthy."""
     target = current().target
     zone = zone_of(target, zone)
-    return not _answers(target, zone) and _healthy_by_zone(target).get(zone, 0) == 0 and _has_no_writer(zone)
+    return not _answers(target, zone) and _healthy_by_zone(target).get(zone, 0) == 0
+
+
+@asks(*_IAM_WHERE, *_IAM_HEALTH)
+def is_lost(zone: str) -> bool:
+    """Witness: the zone is dark, and the database's writer, if it was there, is silent or has left.
+
+    RDS has moved it by itself, that is: that this run forced it away says nothing of the zone.
+    """
+    zone = zone_of(current().target, zone)
+    return is_dark(zone) and _has_no_writer(zone)
 
 
 def _has_no_writer(zone: str) -> bool:

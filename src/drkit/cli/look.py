@@ -136,7 +136,7 @@ def plan(
     lines.append(f"IAM actions: {', '.join(permissions.actions)}")
     lines += [f"and those of {', '.join(permissions.untold)}, which does not tell"] if permissions.untold else []
     lines.append(
-        f"takes about {numbers.seconds(made.expected_s)} (median of {made.expected_from_runs} runs)"
+        f"takes about {numbers.seconds(made.expected_s)} (median of {made.expected_from_runs} earlier)"
         if made.expected_s is not None
         else "how long it takes is not known: no run of it yet"
     )

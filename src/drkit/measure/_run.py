@@ -205,14 +205,19 @@ class _Differences:
 
 
 def _decompose(marks: Sequence[Mark], between: _Differences) -> Decomposition:
-    """Return RTA in four parts; their bounds overlap because each event is itself an interval."""
-    detected = _moment(_first(marks, MarkKind.DETECTED))
-    declared = _moment(_first(marks, MarkKind.DECLARED))
+    """Return RTA in four parts; their bounds overlap because each event is itself an interval.
+
+    Where the target recovers by itself, its alarm and its decision are one observation: between them lies nothing.
+    """
+    alarm, decision = _first(marks, MarkKind.DETECTED), _first(marks, MarkKind.DECLARED)
+    detected, declared = _moment(alarm), _moment(decision)
     ended = _moment(_last(marks, MarkKind.RECOVERY_END))
     seen = "the event was not seen"
     return Decomposition(
         ttd=between.of("ttd", detected, between.impact, seen, "no failed attempt"),
-        tti=between.of("tti", declared, detected, seen, seen),
+        tti=Interval(0.0, 0.0)
+        if alarm and decision and (alarm.name, detected) == (decision.name, declared)
+        else between.of("tti", declared, detected, seen, seen),
         ttm=between.of("ttm", ended, declared, seen, seen),
         ttv=between.of("ttv", between.restored, ended, "no restoration was seen", seen),
     )

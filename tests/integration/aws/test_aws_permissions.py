@@ -88,7 +88,7 @@ def whole(aws, network, honest_promotion, monkeypatch) -> Target:
         ComparisonOperator="GreaterThanThreshold",
     )  # fmt: skip
     # The servers themselves are no AWS API; that their password is asked for is part of what is compared.
-    monkeypatch.setattr(postgres, "server", lambda target, **_: postgres._password(target, target.database) and "a:1")
+    monkeypatch.setattr(postgres, "server", lambda target, **_: postgres.password_of(target, target.database) and "a:1")
     monkeypatch.setattr(postgres, "accepts_writes", lambda *_: True)
     monkeypatch.setattr(postgres, "standbys", lambda *_: ())
     return replace(
