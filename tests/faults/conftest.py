@@ -27,7 +27,7 @@ from drkit.lease import TargetLock
 from drkit.model import MarkKind, RunRecord, Verdict
 from drkit.rundir import RunDir
 from drkit.targets import Target
-from drkit.targets.aws import Database
+from drkit.targets.aws import Database, Groups
 from drkit.targets.aws.network import acls_of_runs
 from drkit.undo import UndoJournal
 
@@ -152,43 +152,64 @@ class Ground:
         clock.wait_until(free, "the target is free", timeout_s=90, every_s=0.05)
 
     def wait_until_whole(self) -> None:
-        """Wait until the lab is as a fresh one: redundant, with an instance in each zone."""
-        assert self.target.database is not None
-        database, instance_id = Database(self.target), self.target.database.instance_id
-        last = labs.status(home=self.home)
+        """Wait until the lab is as a fresh one: redundant, an instance in each zone, and the replica follows."""
+        missing: list[str] = []
 
         def whole() -> bool:
-            nonlocal last
-            last = labs.status(home=self.home)
-            return database.instance(instance_id).redundant and last.ok
+            missing[:] = self._missing()
+            return not missing
 
         try:
-            clock.wait_until(whole, "the lab is whole", timeout_s=60, every_s=0.1)
+            clock.wait_until(whole, "the lab is whole", timeout_s=90, every_s=0.1)
         except TimedOut as e:
             log = labs.logs(home=self.home)["supervisor"].read_text().splitlines()[-40:]
-            raise AssertionError("\n".join([f"{e}: {[p for p in last.parts if not p.ok]}", *log])) from e
+            raise AssertionError("\n".join([f"{e}: {missing}", *log])) from e
+
+    def _missing(self) -> list[str]:
+        """Return what the lab lacks to be as a fresh one."""
+        target = self.target
+        assert target.database is not None
+        assert target.database.replica_id is not None
+        assert target.recovery_region is not None
+        assert target.compute is not None
+        assert target.compute.asg_name is not None
+        found = [f"not ok: {p}" for p in labs.status(home=self.home).parts if not p.ok]
+        if not Database(target).instance(target.database.instance_id).redundant:
+            found.append("a standby in another zone")
+        group = Groups(target).group(target.compute.asg_name)
+        if group.in_service_by_zone != dict.fromkeys(sorted(target.zones), 1) or len(group.members) != group.desired:
+            found.append(f"an instance in each zone, and no other: {group.members}")
+        replica = Database(target, target.recovery_region).instance(target.database.replica_id)
+        if not (replica.is_replica and replica.status == "available" and replica.replication == "replicating"):
+            found.append(f"a replica that follows: {replica}")
+        return found
 
     def pending(self, run: RunDir) -> list[str]:
         """Return the verbs of a run's undo journal that nobody has carried out."""
         return [r.verb for r in UndoJournal(run.path / "undo.jsonl", run.run_id).pending()]
 
     def left_behind(self, run: RunDir) -> tuple[str, ...]:
-        """Return what is still broken of a run, asked of the lab itself, once it answers."""
+        """Return what is still broken of a run, asked of the lab itself.
+
+        The lab's own words flicker: one slow answer makes "replicating" an "error", or an instance unhealthy. So it is
+        asked until nothing is left, and what is there to the end is returned. Nobody undoes anything meanwhile.
+        """
         target = targets.load(str(run.path / "target.json"), run.path)
         before = state.State.of(run.identity["before"])
+        regions = [r for r in (target.region, target.recovery_region) if r]
         left: list[str] = []
 
-        def answered() -> bool:
+        def none() -> bool:
             try:
                 left[:] = state.differences(before, state.snapshot(target))
-            except TargetError:  # the database is failing over
-                return False
-            return True
+                left.extend(f"deny ACL {a}" for region in regions for a in acls_of_runs(target, region))
+            except TargetError as e:  # the database is failing over
+                left[:] = [f"the lab does not say how it is: {e.message}"]
+            return not left
 
-        clock.wait_until(answered, "the lab says how it is", timeout_s=30, every_s=0.2)
-        left += [f"deny ACL {a}" for r in (target.region, target.recovery_region) if r for a in acls_of_runs(target, r)]
-        left += [f"pending {verb}" for verb in self.pending(run)]
-        return tuple(left)
+        with contextlib.suppress(TimedOut):
+            clock.wait_until(none, "nothing is left behind", timeout_s=30, every_s=0.2)
+        return (*left, *(f"pending {verb}" for verb in self.pending(run)))
 
     def processes_of(self, run: RunDir) -> list[str]:
         """Return the command lines of all processes that have to do with a run."""

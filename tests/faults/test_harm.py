@@ -13,6 +13,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,16 +48,15 @@ def _guardian_of(run: RunDir) -> psutil.Process:
     return found
 
 
-def _kinds(run: RunDir) -> list[MarkKind]:
-    return [m.kind for m in run.marks()]
-
-
 def test_with_the_guardian_killed_too_drkit_undo_puts_back_and_seals_again(
     ground: Ground, moments: dict[str, Moment]
 ) -> None:
     process, run = ground.start()
     assert ground.until(process, run, moments[IN_THE_FAULTS])
-    _guardian_of(run).kill()
+    guardian = _guardian_of(run)
+    process.send_signal(signal.SIGSTOP)  # both stand still before either dies: neither is to notice the other's death
+    guardian.suspend()
+    guardian.kill()
     process.kill()
     process.communicate()
     ground.wait_until_free()
@@ -260,21 +260,30 @@ def _fill(directory: Path) -> None:
             pass
 
 
+@dataclass
+class _Way:
+    """A way to an endpoint. The first call of one action is held on it, whether its caller lives or not."""
+
+    endpoint: str = ""
+    held: threading.Event = field(default_factory=threading.Event)  # the call is on its way
+    let_go: threading.Event = field(default_factory=threading.Event)  # set it, and the call goes on
+    arrived: threading.Event = field(default_factory=threading.Event)  # the endpoint has answered it
+
+
 @contextlib.contextmanager
-def _slow(endpoint: str, action: str, delay_s: float) -> Iterator[tuple[str, threading.Event]]:
-    """A way to an endpoint on which the first call of an action takes its time, whether its caller lives or not."""
-    held, arrived = threading.Event(), threading.Event()
+def _slow(endpoint: str, action: str) -> Iterator[_Way]:
+    way = _Way()
 
     class Way(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if f"Action={action}".encode() in body and not held.is_set():
-                held.set()
-                clock.sleep_s(delay_s)
+            if f"Action={action}".encode() in body and not way.held.is_set():
+                way.held.set()
+                way.let_go.wait(60)
                 self.answer(body)
-                arrived.set()
+                way.arrived.set()
             else:
                 self.answer(body)
 
@@ -308,9 +317,11 @@ def _slow(endpoint: str, action: str, delay_s: float) -> Iterator[tuple[str, thr
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
+    way.endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}", arrived
+        yield way
     finally:
+        way.let_go.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -327,29 +338,29 @@ def _slow(endpoint: str, action: str, delay_s: float) -> Iterator[tuple[str, thr
 )
 def test_a_call_that_arrives_after_its_undo_is_undone_again(ground: Ground, action: str, verb: str) -> None:
     assert ground.target.aws.endpoint_url
-    with _slow(ground.target.aws.endpoint_url, action, 3.0) as (endpoint, arrived):
+    with _slow(ground.target.aws.endpoint_url, action) as way:
         file = ground.home / "targets" / "lab.json"
         text = file.read_text()
-        file.write_text(text.replace(ground.target.aws.endpoint_url, endpoint))
+        file.write_text(text.replace(ground.target.aws.endpoint_url, way.endpoint))
         try:
             process, run = ground.start()
         finally:
             file.write_text(text)
-        came = ground.until(process, run, lambda p: f'"verb":"{verb}"'.encode() in _bytes(p / "undo.jsonl"))
-        assert came
-        clock.sleep_s(0.3)  # the call is on its way now
+        assert ground.until(process, run, lambda _: way.held.is_set())
+        assert verb in ground.pending(run)
         process.kill()
         process.communicate()
-        clock.wait_until(lambda: MarkKind.UNDO in _kinds(run), "undone", timeout_s=30)
-        assert not arrived.is_set()
+        clock.wait_until(lambda: (MarkKind.UNDO, verb) in _marks(run), "it is undone", timeout_s=60, every_s=0.01)
+        assert not way.arrived.is_set()
+        way.let_go.set()
+        assert way.arrived.wait(60)
         ground.wait_until_free()
-        assert arrived.is_set()
         ground.check_put_back(run)
     ground.passes()
 
 
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+def _marks(run: RunDir) -> list[tuple[MarkKind, str]]:
+    return [(m.kind, m.name) for m in run.marks()]
 
 
 def test_a_network_acl_left_behind_fails_the_run(ground: Ground, moments: dict[str, Moment]) -> None:

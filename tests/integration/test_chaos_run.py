@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from drkit import clock
-from drkit.lease import holder
+from drkit.errors import TargetBusy
+from drkit.lease import TargetLock, holder
 from drkit.model import MarkKind
 from drkit.project import shipped
 from drkit.rundir import RunDir
 from drkit.targets import Target
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 CHAOS = Path(sys.executable).parent / "chaos"
 AZ_FAILURE = shipped("experiments") / "az-failure.yaml"
@@ -110,3 +111,12 @@ def test_a_chaos_that_is_killed_is_undone_by_its_guardian(lab: Target, lab_home:
     clock.wait_until(lambda: run.sealed, "the guardian has finished the run", timeout_s=60)
     kinds = {m.kind for m in run.marks()}
     assert {MarkKind.GUARDIAN, MarkKind.UNDO, MarkKind.CLEANED_UP, MarkKind.RUN_ENDED} <= kinds
+
+    def free() -> bool:
+        try:
+            TargetLock(lab_home, "lab").close()
+        except TargetBusy:
+            return False
+        return True
+
+    clock.wait_until(free, "the guardian has let go of the target", timeout_s=60)

@@ -21,7 +21,7 @@ from drkit.lease import TargetLock
 from drkit.rundir import RunDir
 from drkit.targets import Target
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 NOT_FAILED = ("pass", "inconclusive", "invalid")  # a busy machine may cost ticks; these tests are of the command line
@@ -156,10 +156,17 @@ def test_a_run_that_is_stopped_puts_everything_back_and_nothing_follows(
 
 
 def _kill_with_guardian(process: subprocess.Popen[str]) -> None:
-    """End drkit, its probes and its guardian at once, as a machine that loses power would."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    for victim in (*children, psutil.Process(process.pid)):
-        victim.send_signal(signal.SIGKILL)
+    """End drkit, its probes and its guardian at once, as a machine that loses power would.
+
+    All stand still before the first dies: what is left alive for an instant longer must not undo anything.
+    """
+    drkit = psutil.Process(process.pid)
+    drkit.suspend()
+    children = drkit.children(recursive=True)  # no more are born now
+    for child in children:
+        child.suspend()
+    for victim in (*children, drkit):
+        victim.kill()
     psutil.wait_procs(children, timeout=10)
     process.communicate(timeout=30)
 

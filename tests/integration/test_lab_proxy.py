@@ -24,7 +24,8 @@ from drkit.lab.proxy import OUTSIDE, Network
 
 pytestmark = pytest.mark.lab
 
-SILENCE_S = 0.3
+SILENCE_S = 0.3  # nothing came for so long: silence
+PATIENT_S = 20.0  # what is to come may take so long on a busy machine
 
 
 class Echo:
@@ -79,8 +80,8 @@ def other() -> Iterator[Echo]:
         yield server
 
 
-def dial(port: int, timeout_s: float = 2.0) -> socket.socket:
-    return socket.create_connection((ports.HOST, port), timeout=timeout_s)
+def dial(port: int) -> socket.socket:
+    return socket.create_connection((ports.HOST, port), timeout=PATIENT_S)
 
 
 def is_silent(sock: socket.socket) -> bool:
@@ -91,7 +92,7 @@ def is_silent(sock: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        sock.settimeout(2.0)
+        sock.settimeout(PATIENT_S)
     return False
 
 
@@ -101,13 +102,15 @@ class TestLinks:
         with dial(port) as sock:
             assert sock.recv(1) == b"A"
             big = b"x" * 3_000_000
-            threading.Thread(target=sock.sendall, args=(big,)).start()
+            sender = threading.Thread(target=sock.sendall, args=(big,), daemon=True)
+            sender.start()
             got = 0
             while got < len(big):
                 got += len(sock.recv(1 << 20))
+            sender.join()
             sock.shutdown(socket.SHUT_WR)
             assert sock.recv(1) == b""
-        clock.wait_until(lambda: network.connections() == {"l": 0}, "the flow is forgotten", timeout_s=2)
+        clock.wait_until(lambda: network.connections() == {"l": 0}, "the flow is forgotten", timeout_s=PATIENT_S)
 
     def test_no_target_is_refused_and_the_port_stays_ours(self, network: Network, echo: Echo) -> None:
         port = network.listen("l", source=OUTSIDE, place="a/db", target=None)
@@ -155,7 +158,7 @@ class TestLinks:
         network.cut("a/db")
         with dial(port) as sock:
             sock.sendall(b"lost")
-        clock.wait_until(lambda: network.connections() == {"l": 0}, "the flow is forgotten", timeout_s=2)
+        clock.wait_until(lambda: network.connections() == {"l": 0}, "the flow is forgotten", timeout_s=PATIENT_S)
         network.heal("a/db")
         with dial(port) as sock:
             assert sock.recv(1) == b"A"
@@ -219,23 +222,30 @@ class TestLinks:
         network.shape("l", delay_s=0.05)
         with dial(port) as sock:
             sock.recv(1)
-            before = time.monotonic()
-            sock.sendall(b"ping")
-            assert sock.recv(4) == b"ping"
-            assert 0.1 <= time.monotonic() - before < 0.3
+            took_s = []
+            for _ in range(8):
+                before = time.monotonic()
+                sock.sendall(b"ping")
+                assert sock.recv(4, socket.MSG_WAITALL) == b"ping"
+                took_s.append(time.monotonic() - before)
+        assert all(t >= 0.1 for t in took_s)
+        assert min(took_s) < 0.3  # the machine may hold up any of them, but not all
 
     def test_rate(self, network: Network, echo: Echo) -> None:
         port = network.listen("l", source=OUTSIDE, place="a/db", target=echo.port)
         network.shape("l", rate_bytes_per_s=100_000)
         with dial(port) as sock:
             sock.recv(1)
-            sock.settimeout(5)
-            before = time.monotonic()
-            sock.sendall(b"x" * 50_000)
-            got = 0
-            while got < 50_000:
-                got += len(sock.recv(65_536))
-            assert 0.4 <= time.monotonic() - before < 1.5
+            took_s = []
+            for _ in range(4):
+                before = time.monotonic()
+                sock.sendall(b"x" * 50_000)
+                got = 0
+                while got < 50_000:
+                    got += len(sock.recv(65_536))
+                took_s.append(time.monotonic() - before)
+        assert all(t >= 0.4 for t in took_s)
+        assert min(took_s) < 1.5
 
     def test_ends_when_its_owner_is_killed(self, tmp_path: Path) -> None:
         program = (
@@ -245,7 +255,7 @@ class TestLinks:
         )
         command = [sys.executable, "-c", program, str(tmp_path / "log")]
         port = int(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
-        clock.wait_until(lambda: not ports.taken(port), "the relay is gone", timeout_s=5)
+        clock.wait_until(lambda: not ports.taken(port), "the relay is gone", timeout_s=PATIENT_S)
 
     def test_a_new_connection_costs_less_than_two_milliseconds_more(self, network: Network, echo: Echo) -> None:
         port = network.listen("l", source=OUTSIDE, place="a/db", target=echo.port)
@@ -256,9 +266,9 @@ class TestLinks:
                 sock.recv(1)
             return time.monotonic() - before
 
-        direct = [cost_s(echo.port) for _ in range(300)]
-        through = [cost_s(port) for _ in range(300)]
-        assert statistics.median(through) - statistics.median(direct) < 0.002
+        pairs = [(cost_s(echo.port), cost_s(port)) for _ in range(300)]  # in turns: what else runs slows both
+        direct, through = (statistics.quantiles(costs, n=10)[0] for costs in zip(*pairs, strict=True))
+        assert through - direct < 0.002
 
 
 class Backend:
@@ -299,12 +309,13 @@ class Backend:
 
 class Balancer:
     def __init__(self, log: Path) -> None:
-        checks = {"every_s": 0.05, "timeout_s": 0.1, "unhealthy_after": 2, "healthy_after": 3, "target_timeout_s": 0.3}
+        # Time-outs that a target on a busy machine does not miss: those that do must be silent.
+        checks = {"every_s": 0.05, "timeout_s": 1.0, "unhealthy_after": 2, "healthy_after": 3, "target_timeout_s": 1.5}
         self.helper = Helper("drkit.lab.balancer", checks, log=log)
         self.port: int = self.helper.ask(do="open")["port"]
 
     def get(self, method: str = "GET", path: str = "/", body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(ports.HOST, self.port, timeout=3)
+        connection = http.client.HTTPConnection(ports.HOST, self.port, timeout=PATIENT_S)
         with closing(connection):
             connection.request(method, path, body=body)
             answer = connection.getresponse()
@@ -315,7 +326,8 @@ class Balancer:
         return state, reason
 
     def await_health(self, name: str, state: str) -> None:
-        clock.wait_until(lambda: self.health(name)[0] == state, f"{name} is {state}", timeout_s=5, every_s=0.02)
+        what = f"{name} is {state}"
+        clock.wait_until(lambda: self.health(name)[0] == state, what, timeout_s=PATIENT_S, every_s=0.02)
 
 
 class TestBalancer:

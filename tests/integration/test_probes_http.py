@@ -39,7 +39,7 @@ class Server:
         while not self._stop.is_set():
             try:
                 conn, _ = self._sock.accept()
-                conn.settimeout(2)
+                conn.settimeout(20)
                 with self._tls.wrap_socket(conn, server_side=True) if self._tls else conn as secure:
                     self.asked.append(secure.recv(4096))
                     self._answer(secure)
@@ -75,7 +75,7 @@ def hangs_up(conn: socket.socket) -> None:
 
 
 def first(
-    url: str, path: Path, *, method: str = "GET", timeout_s: float = 1.0, too_slow_s: float | None = None
+    url: str, path: Path, *, method: str = "GET", timeout_s: float = 5.0, too_slow_s: float | None = None
 ) -> Attempt:
     """Return the first attempt of a probe of this URL."""
     spec = probes.ProbeSpec(

@@ -32,6 +32,9 @@ TIMEOUT_S = 0.5  # τ
 TOO_SLOW_S = 0.2  # SLOW_S is more
 WINDOW_S = 1.0  # W: longer than τ
 SHORTEST_S, LONGEST_S = 0.2, 10.0
+TAIL_ROWS = 15  # at most so many acknowledged rows are lost from the end
+HOLE_ROWS = 6  # at most so many from the middle
+ROWS_BEFORE = TAIL_ROWS + 1  # acknowledged before rows are tampered with, however long a busy machine takes for them
 
 Measure = Callable[[History, Settings], Measurement]
 
@@ -101,7 +104,8 @@ def run(number: int, kind: Kind, *, seed: int, server: Scratch, directory: Path,
         spec = _pointed_at(spec, service.port)
         probe = probes.start(spec, directory / f"{number}.jsonl")
         try:
-            _settle(probe, (1.2 if kind.loses else 0.6) + dice.uniform(0, 2 * spec.every_s))
+            seconds = (1.2 if kind.loses else 0.6) + dice.uniform(0, 2 * spec.every_s)
+            _settle(probe, seconds, acknowledged=ROWS_BEFORE if kind.loses else 0)
             first_down, planted = _break(kind, dice, service, probe, server)
             last_up = service.set(Mode.UP)
             _settle(probe, WINDOW_S + TIMEOUT_S)
@@ -189,11 +193,27 @@ class FailingService:
                 process.stdin.close()
 
 
-def _settle(probe: probes.ProbeProcess, seconds: float) -> None:
-    """Wait until the probe has made attempts for so long."""
+def _settle(probe: probes.ProbeProcess, seconds: float, *, acknowledged: int = 0) -> None:
+    """Wait until the probe has made attempts for so long, and so many of all it ever made were acknowledged.
+
+    Raises CannotTell if the probe has ended, TimedOut if its attempts do not come.
+    """
     tail = probes.Tail(probe.path)
-    first = clock.wait_until(lambda: bool(tail.poll()) or not probe.alive, "the probe's first attempt", timeout_s=30)[1]
+    made = rows = 0
+
+    def come() -> bool:
+        nonlocal made, rows
+        new = tail.poll()
+        made += len(new)
+        rows += sum(a.outcome is Outcome.OK for a in new)
+        if not probe.alive:
+            probe.stop()
+            raise errors.CannotTell(f"the probe ended with {probe.exit_code}: {probe.complaint}")
+        return made > 0 and rows >= acknowledged
+
+    first = clock.wait_until(lambda: come() or made > 0, "the probe's first attempt", timeout_s=30)[1]
     clock.sleep_s(seconds - (clock.now_ns() - first) / clock.NS_PER_S)
+    clock.wait_until(come, f"{acknowledged} acknowledged rows", timeout_s=60)
 
 
 def _break(
@@ -254,11 +274,11 @@ def _plant(kind: Kind, dice: random.Random, probe: probes.ProbeProcess, server: 
         )
         match kind:
             case Kind.LOSE_TAIL:
-                lost = acknowledged[-dice.randint(1, 15) :]
+                lost = acknowledged[-dice.randint(1, TAIL_ROWS) :]
                 _delete(conn, ledger, lost)
                 return _Planted(there, lost=frozenset(lost))
             case Kind.LOSE_HOLES:
-                lost = dice.sample(acknowledged[1:-3], dice.randint(1, 6))  # rows acknowledged after it stay
+                lost = dice.sample(acknowledged[1:-3], dice.randint(1, HOLE_ROWS))  # rows acknowledged after it stay
                 _delete(conn, ledger, lost)
                 return _Planted(there, lost=frozenset(lost), holes=True)
             case Kind.DUPLICATE:
@@ -292,7 +312,7 @@ def _compare(
     width_s = found.rta.width_s if found.rta is not None and math.isfinite(found.rta.hi_s) else None
     rows_exact = None
     if planted is not None:
-        wrong = _miscounted(series, planted, found.losses)
+        wrong = _miscounted(series, planted, found.losses, truth)
         rows_exact = not wrong
         remarks += wrong
     return Trial(
@@ -340,13 +360,18 @@ def _missed(truth: Truth, found: Measurement) -> list[str]:
     return missed
 
 
-def _miscounted(series: Series, planted: _Planted, losses: Sequence[LossAccount]) -> list[str]:
-    """Return where the loss account differs from what was done to the rows."""
+def _miscounted(series: Series, planted: _Planted, losses: Sequence[LossAccount], truth: Truth) -> list[str]:
+    """Return where the loss account differs from what was done to the rows.
+
+    Unanswered writes are compared as far as the service was not back yet: then the rows were looked at. One whose
+    answer a busy machine held up afterwards has its row, which nobody looked for.
+    """
     if len(losses) != 1:
         return ["no loss account"]
     (account,) = losses
     outcomes = {a.seq: a.outcome for a in series.attempts}
     unknown_there = {s for s in planted.there if outcomes.get(s) is Outcome.UNKNOWN}
+    later = {a.seq for a in series.attempts if a.sent_ns >= truth.end_lo_ns}
     acknowledged_not_there = {
         a.seq for a in series.attempts if a.outcome is Outcome.OK and a.seq <= max(planted.there, default=-1)
     } - planted.there
@@ -354,7 +379,7 @@ def _miscounted(series: Series, planted: _Planted, losses: Sequence[LossAccount]
         "lost": set(account.lost) == planted.lost,
         "duplicated": set(account.duplicated) == planted.duplicated,
         "resurrected": set(account.resurrected) == planted.resurrected,
-        "recovered": set(account.recovered) == unknown_there,
+        "recovered": set(account.recovered) - later == unknown_there,
         "phantom": not account.phantom,
         "corrupt": not account.corrupt,
         "holes": bool(account.holes) == planted.holes,

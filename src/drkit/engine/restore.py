@@ -31,17 +31,19 @@ def put_back(run: RunDir) -> tuple[str, ...]:
     def told(undone: Undone) -> None:
         note(run, undone)
 
-    broken = undo_all(pending, target, told)
+    failed = undo_all(pending, target, told)
     before = state.State.of(run.identity["before"])
     late_s = 0.0 if not pending.records() else late_call_s(target)
-    return (*broken, *sweep(run, pending, target, before, told, late_s=late_s))
+    left = sweep(run, pending, target, before, told, late_s=late_s)
+    still = {r.seq for r in pending.pending()}  # looking for residue may have put back what had failed
+    return (*(u.sentence for u in failed if u.record.seq in still), *left)
 
 
-def undo_all(pending: UndoJournal, target: Target, told: Told) -> tuple[str, ...]:
-    """Replay a journal, again if something could not be put back; return a sentence for each thing that still isn't."""
-    failed: list[str] = []
+def undo_all(pending: UndoJournal, target: Target, told: Told) -> tuple[Undone, ...]:
+    """Replay a journal, again if something could not be put back; return what still isn't."""
+    failed: list[Undone] = []
     for attempt in range(TRIES):
-        failed = [u.sentence for u in undo.replay(pending, target, told=told) if not u.ok]
+        failed = [u for u in undo.replay(pending, target, told=told) if not u.ok]
         if not failed or attempt == TRIES - 1:
             break
         clock.sleep_s(2.0 * (attempt + 1))
