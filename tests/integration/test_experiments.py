@@ -29,8 +29,8 @@ from drkit.targets import Target
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
-# On AWS; the lab's are 5 % of them. Shorter than the shipped ones, since a test need not hold a fault for long.
-PHASES = {"baseline_s": 20, "hold_s": 20, "bite_s": 100, "recover_s": 200, "redundancy_s": 600}
+# On AWS; the lab's are 5 % of them. The last three are shorter than shipped: a test need not hold a fault for long.
+PHASES = {"baseline_s": 60, "hold_s": 20, "recover_s": 200, "redundancy_s": 600}
 MODULE = """
 from drkit.chaos import current, database, fault
 from drkit.chaos.undo import put_back
@@ -206,7 +206,8 @@ def test_the_service_outlives_the_loss_of_a_zone(lab: Target, project: Project, 
     assert record.measurement.rta is not None
     assert 0 < record.measurement.rta.hi_s < 30
     assert [len(loss.lost) for loss in record.measurement.losses] == [0, 0]
-    assert all(loss.acknowledged > 20 for loss in record.measurement.losses)
+    # Of the 60 that are due in the 3 s of the baseline alone; what a busy machine is late with is not made up for.
+    assert [loss.series for loss in record.measurement.losses if loss.acknowledged <= 20] == []
     assert record.measurement.redundancy is not None
     assert {"zones": {e.zone for e in record.effects}, "calls": len({e.call for e in record.effects})} == {
         "zones": {record.effects[0].zone},
@@ -425,7 +426,11 @@ def test_a_fault_that_does_not_bite_proves_nothing(
         {"name": "take over", "type": "action", "role": "recovery", "provider": python("hits")},
     ]
     witness = {"name": "teeth", "fault": "bite", "provider": python("false")}
-    record = engine.run(bare(tmp_path, method, witness), lab, project)
+    experiment = bare(tmp_path, method, witness)
+    document = dict(experiment.document)
+    extension(document)["phases"]["bite_s"] = 100  # nobody is ever to see it
+    experiment = catalog.checked(document, experiment.path, experiment.sha256)
+    record = engine.run(experiment, lab, project)
     assert verdict_but_for_late_ticks(record) is Verdict.INVALID, record.judgement.reasons
     assert why in said(record, Verdict.INVALID, "fault")
     went_on = [m.name for m in record.history.marks if m.kind is MarkKind.ACTIVITY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -101,6 +102,26 @@ class Aws:
 
         return heal
 
+    @contextlib.contextmanager
+    def database_cut(self, zone: str) -> Iterator[None]:
+        """Keep a zone's database server unreachable: for so long there is no standby in it, however long one looks."""
+        wanted = {"Name": "tag:Name", "Values": [f"orders-{zone}-db"]}
+        heal = self.cut([s["SubnetId"] for s in self.client("ec2").describe_subnets(Filters=[wanted])["Subnets"]])
+        try:
+            yield
+        finally:
+            heal()
+
+    @contextlib.contextmanager
+    def suspended(self, *processes: str) -> Iterator[None]:
+        """Keep the Auto Scaling group from doing something: what it would end stays to be seen."""
+        asg = self.client("autoscaling")
+        asg.suspend_processes(AutoScalingGroupName="orders", ScalingProcesses=list(processes))
+        try:
+            yield
+        finally:
+            asg.resume_processes(AutoScalingGroupName="orders", ScalingProcesses=list(processes))
+
 
 @pytest.fixture
 def aws(lab: Target) -> Iterator[Aws]:
@@ -109,7 +130,7 @@ def aws(lab: Target) -> Iterator[Aws]:
     aws.close()
 
 
-def ask(target: Target, sql: str, *, replica: bool = False, timeout_s: int = 2) -> Any:
+def ask(target: Target, sql: str, *, replica: bool = False, timeout_s: int = 10) -> Any:
     """Return the first row of a query through the writer's endpoint, or the replica's."""
     d = target.database
     assert d is not None
@@ -128,7 +149,8 @@ def writable_node(target: Target) -> int:
     return int(port)
 
 
-def eventually(holds: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+def eventually(holds: Callable[[], bool], what: str, timeout_s: float = 45) -> None:
+    """Wait for what has to come, or to hold, and need not do so within a certain time: the machine may be busy."""
     clock.wait_until(holds, what, timeout_s=timeout_s, every_s=0.05)
 
 
@@ -163,10 +185,17 @@ class TestDatabase:
         server, told = writable_node(aws.target), len(aws.events())
         answer = aws.client("rds").reboot_db_instance(DBInstanceIdentifier="orders-db", ForceFailover=True)
         assert answer["DBInstance"]["DBInstanceStatus"] == "rebooting"
-        eventually(lambda: aws.database()["DBInstanceStatus"] == "available", "available")
-        assert aws.zones() == (standby, None)  # the standby is being made again
+
+        def moved() -> bool:
+            now = aws.database()
+            return now["DBInstanceStatus"] == "available" and now["AvailabilityZone"][-1] == standby
+
+        eventually(moved, "available in the standby's zone")
         assert writable_node(aws.target) != server
+        with aws.database_cut(zone):
+            eventually(lambda: aws.zones() == (standby, None), "there is no standby")
         eventually(lambda: aws.zones() == (standby, zone), "the old writer's zone has the standby")
+        eventually(lambda: "Multi-AZ activation completed." in aws.events()[told:], "which was made again")
         assert aws.events()[told:][:4] == [
             "Multi-AZ instance failover started.",
             "DB instance restarted",
@@ -187,18 +216,26 @@ class TestDatabase:
 
     def test_a_killed_primary_is_failed_over_by_itself(self, aws: Aws, lab_home: Path) -> None:
         zone, standby = aws.zones()
-        server = writable_node(aws.target)
+        server, told = writable_node(aws.target), len(aws.events())
         os.kill(pid(lab_home, f"database {zone}"), signal.SIGKILL)
         eventually(lambda: aws.zones()[0] == standby, "RDS failed over")
         assert writable_node(aws.target) != server
-        assert "The primary host of the RDS Multi-AZ instance is unhealthy." in aws.events()
+        why = "The primary host of the RDS Multi-AZ instance is unhealthy."
+        eventually(lambda: why in aws.events()[told:], "RDS tells why")
         eventually(lambda: aws.zones()[1] == zone, "Multi-AZ again")
 
     def test_a_lost_standby_does_not_stop_the_writer_and_comes_back(self, aws: Aws, lab_home: Path) -> None:
         zone, standby = aws.zones()
+        assert standby is not None
+        told = len(aws.events())
         os.kill(pid(lab_home, f"database {standby}"), signal.SIGKILL)
-        eventually(lambda: aws.zones() == (zone, None), "RDS tells that the standby is lost")
+        lost, back = "The standby is lost: Multi-AZ activation started.", "Multi-AZ activation completed."
+        eventually(lambda: lost in aws.events()[told:], "RDS noticed that the standby is lost")
+        with aws.database_cut(standby):
+            eventually(lambda: aws.zones() == (zone, None), "and tells so")
+            writable_node(aws.target)
         eventually(lambda: aws.zones() == (zone, standby), "and that it is back")
+        eventually(lambda: back in aws.events()[told:], "having been made again")
         writable_node(aws.target)
 
     def test_reboot_without_failover_stays_in_its_zone(self, aws: Aws) -> None:
@@ -244,13 +281,13 @@ class TestDatabase:
         with pytest.raises(psycopg.OperationalError):
             ask(aws.target, "select 1", replica=True)
         stop_and_start(aws)
-        rds.create_db_instance_read_replica(
+        answer = rds.create_db_instance_read_replica(
             DBInstanceIdentifier=name,
             SourceDBInstanceIdentifier=arn,
             DBSubnetGroupName="orders",
             Tags=[{"Key": "drkit:consent", "Value": "yes"}],
         )
-        assert aws.database(name, RECOVERY)["DBInstanceStatus"] == "creating"
+        assert answer["DBInstance"]["DBInstanceStatus"] == "creating"
         eventually(lambda: aws.database(name, RECOVERY)["DBInstanceStatus"] == "available", "made again")
         assert ask(aws.target, "select pg_is_in_recovery()", replica=True) == (True,)
         eventually(lambda: bool(aws.database(name, RECOVERY).get("StatusInfos")), "and tells so")
@@ -270,9 +307,11 @@ class TestDatabase:
             )
 
         assert ask(aws.target, "select pg_is_in_recovery()") == (False,)
-        point({**as_it_was, "ResourceRecords": [{"Value": address}]})
-        assert ask(aws.target, "select pg_is_in_recovery()") == (True,)  # the replica, which nobody promoted
-        point(as_it_was)
+        try:
+            point({**as_it_was, "ResourceRecords": [{"Value": address}]})
+            assert ask(aws.target, "select pg_is_in_recovery()") == (True,)  # the replica, which nobody promoted
+        finally:
+            point(as_it_was)
         assert ask(aws.target, "select pg_is_in_recovery()") == (False,)
 
 
@@ -301,17 +340,22 @@ class TestZones:
         allow = {"Protocol": "-1", "RuleAction": "allow", "CidrBlock": "0.0.0.0/0"}
         for entry in both:
             ec2.create_network_acl_entry(**entry, **allow)
-        had = aws.swap_acl(subnet, acl)
-        try:
-            here = {i for i, z in aws.instances().items() if z == "c"}
-            assert {aws.health()[i] for i in here} == {"healthy"}
-            ec2.delete_network_acl_entry(**both[0])
-            eventually(lambda: {aws.health().get(i) for i in here} == {"unhealthy"}, "cut by one entry less")
-            ec2.create_network_acl_entry(**both[0], **allow)
-            eventually(lambda: "healthy" in aws.health().values(), "healed")
-        finally:
-            aws.swap_acl(subnet, had)
-            ec2.delete_network_acl(NetworkAclId=acl)
+        (here,) = [i for i, z in aws.instances().items() if z == "c"]
+
+        def is_(state: str) -> bool:
+            return aws.health().get(here) == state
+
+        with aws.suspended("ReplaceUnhealthy"):  # else it is unhealthy for two seconds only, and then gone
+            had = aws.swap_acl(subnet, acl)
+            try:
+                eventually(lambda: is_("healthy"), "not cut by an ACL that lets everything through")
+                ec2.delete_network_acl_entry(**both[0])
+                eventually(lambda: is_("unhealthy"), "cut by one entry less")
+                ec2.create_network_acl_entry(**both[0], **allow)
+                eventually(lambda: is_("healthy"), "healed")
+            finally:
+                aws.swap_acl(subnet, had)
+                ec2.delete_network_acl(NetworkAclId=acl)
 
     def test_an_old_association_id_is_not_found(self, aws: Aws) -> None:
         ec2 = aws.client("ec2")
@@ -323,12 +367,15 @@ class TestZones:
 class TestInstances:
     def test_one_service_process_a_zone_behind_the_load_balancer(self, aws: Aws) -> None:
         assert sorted(aws.instances().values()) == ["a", "b", "c"]
-        assert set(aws.health().values()) == {"healthy"}
+        eventually(lambda: [aws.health().get(i) for i in aws.instances()] == ["healthy"] * 3, "all healthy")
+        assert set(aws.health()) == set(aws.instances())
 
     def test_a_stopped_instance_is_replaced_in_its_zone(self, aws: Aws) -> None:
         victim = next(i for i, z in aws.instances().items() if z == "c")
-        aws.client("ec2").stop_instances(InstanceIds=[victim])
-        assert aws.health()[victim] == "unused"
+        with aws.suspended("ReplaceUnhealthy"):  # else the group may have ended it before we look
+            aws.client("ec2").stop_instances(InstanceIds=[victim])
+            eventually(lambda: aws.health().get(victim) == "unused", "it is out of use")
+            assert victim in aws.instances("stopped")
         eventually(lambda: victim not in aws.instances("stopped", "running"), "the group terminated it")
         eventually(lambda: sorted(aws.instances().values()) == ["a", "b", "c"], "and replaced it")
         eventually(lambda: [aws.health().get(i) for i in aws.instances()] == ["healthy"] * 3, "with a healthy one")
@@ -336,19 +383,15 @@ class TestInstances:
             assert refusal(lambda raised=raised: raised(InstanceIds=[victim])) == "IncorrectInstanceState"
 
     def test_stop_and_start_with_replacement_suspended(self, aws: Aws) -> None:
-        asg, ec2 = aws.client("autoscaling"), aws.client("ec2")
+        ec2 = aws.client("ec2")
         victim = next(i for i, z in aws.instances().items() if z == "b")
-        held = ["ReplaceUnhealthy", "Launch", "Terminate"]
-        asg.suspend_processes(AutoScalingGroupName="orders", ScalingProcesses=held)
-        try:
+        with aws.suspended("ReplaceUnhealthy", "Launch", "Terminate"):
             ec2.stop_instances(InstanceIds=[victim])
             clock.sleep_s(4)  # longer than the group waits
             assert len(aws.instances()) == 2
             assert victim in aws.instances("stopped")
             ec2.start_instances(InstanceIds=[victim])
             eventually(lambda: aws.health().get(victim) == "healthy", "it serves again")
-        finally:
-            asg.resume_processes(AutoScalingGroupName="orders", ScalingProcesses=held)
 
     def test_launches_held_back_go_to_the_other_zones_and_come_home(self, aws: Aws) -> None:
         asg, ec2 = aws.client("autoscaling"), aws.client("ec2")
@@ -382,8 +425,14 @@ class TestInstances:
         try:
             (victim,) = [i for i, z in aws.instances().items() if z == "a"]
             aws.client("ec2").terminate_instances(InstanceIds=[victim])
-            eventually(lambda: "a" in aws.instances().values(), "a refill in the dead zone")
-            (refill,) = [i for i, z in aws.instances().items() if z == "a"]
+            refills: list[str] = []  # one after the other: each is given up in its turn
+
+            def refilled() -> bool:
+                refills[:] = [i for i, z in aws.instances().items() if z == "a"]
+                return bool(refills)
+
+            eventually(refilled, "a refill in the dead zone")
+            (refill,) = refills
             assert refill != victim
             clock.sleep_s(3)
             assert aws.health().get(refill) != "healthy"

@@ -13,10 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psutil
 import pytest
+from leftovers import lives, segments
 from moto.server import ThreadedMotoServer
 
 from drkit import clock
@@ -29,6 +31,7 @@ from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions, sweep
 pytestmark = pytest.mark.lab
 
 type_make = Callable[..., Plant]
+ANSWERS_S = 10.0  # a server that is well is given this long to say so: the machine may be busy
 INSERT = "insert into orders (zone, instance) values ('{}', '{}')"
 
 
@@ -55,29 +58,31 @@ def make(tmp_path: Path, cache: Path) -> Iterator[type_make]:
         assert remains(left, plant) == []
 
 
-def everything_of(plant: Plant) -> dict[str, list[int]]:
+def everything_of(plant: Plant) -> dict[str, Any]:
     """Return the processes, ports and shared memory of a running plant."""
     footprint = plant.footprint()
     processes = [psutil.Process(p["pid"]) for p in footprint["processes"]]
     tree = [child for p in processes for child in [p, *p.children(recursive=True)]]
     listening = {c.laddr.port for p in processes for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    return {"pids": [p.pid for p in tree], "ports": sorted(listening), "shared": footprint["shared_memory"]}
+    return {"processes": tree, "ports": sorted(listening), "shared": footprint["shared_memory"]}
 
 
-def remains(left: dict[str, list[int]], plant: Plant) -> list[str]:
+def remains(left: dict[str, Any], plant: Plant) -> list[str]:
     """Return what is still there of it."""
-    alive = [pid for pid in left["pids"] if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
-    listed = subprocess.run(["ipcs", "-m"], capture_output=True, text=True, check=True).stdout
-    shared = [s for s in left["shared"] if any(line.split()[1:2] == [str(s)] for line in listed.splitlines())]
     return [
-        *(f"process {pid}" for pid in alive),
+        *(f"process {process.pid}" for process in left["processes"] if lives(process)),
         *(f"port {port}" for port in left["ports"] if ports.taken(port)),
-        *(f"shared memory {s}" for s in shared),
+        *(f"shared memory {s}" for s in segments(left["shared"])),
         *(str(path) for path in plant.directory.rglob("*")),
     ]
 
 
-def get(url: str, timeout_s: float = 5.0) -> tuple[int, dict[str, object]]:
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Wait for what has to come, or to hold, and need not do so within a certain time: the machine may be busy."""
+    clock.wait_until(holds, what, timeout_s=30, every_s=0.05)
+
+
+def get(url: str, timeout_s: float = 10.0) -> tuple[int, dict[str, object]]:
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  (the lab's own http URL)
             return answer.status, json.loads(answer.read())
@@ -106,11 +111,11 @@ class Writer:
 
     def await_more(self, count: int) -> None:
         wanted = len(self.acknowledged) + count
-        clock.wait_until(lambda: len(self.acknowledged) >= wanted, f"{count} more writes", timeout_s=10, every_s=0.005)
+        clock.wait_until(lambda: len(self.acknowledged) >= wanted, f"{count} more writes", timeout_s=30, every_s=0.005)
 
     def survivors(self) -> set[int]:
         with connect(self._plant) as session:
-            rows = session.query("select instance from orders where zone = 'test'", timeout_s=2)
+            rows = session.query("select instance from orders where zone = 'test'", timeout_s=ANSWERS_S)
         return {int(row[0] or 0) for row in rows}
 
     def lost(self) -> set[int]:
@@ -129,19 +134,19 @@ class Writer:
                 self._stop.wait(0.005)
 
 
-def connect(plant: Plant, timeout_s: float = 2.0) -> Session:
+def connect(plant: Plant, timeout_s: float = ANSWERS_S) -> Session:
     return Session(plant.writer_endpoint, user=plant.user, dbname=plant.dbname, timeout_s=timeout_s)
 
 
 class TestLife:
     def test_two_side_by_side_and_nothing_left(self, make: type_make) -> None:
         first, second = make(), make()
-        assert first.in_sync()
-        assert second.in_sync()
+        eventually(first.in_sync, "in sync")
+        eventually(second.in_sync, "in sync")
         with connect(first) as session:
-            session.query(INSERT.format("x", "x"), timeout_s=2)
+            session.query(INSERT.format("x", "x"), timeout_s=ANSWERS_S)
         with connect(second) as session:
-            assert session.query("select count(*) from orders", timeout_s=2) == [("0",)]
+            assert session.query("select count(*) from orders", timeout_s=ANSWERS_S) == [("0",)]
 
     def test_stop_is_harmless_twice_and_ends_all_verbs(self, make: type_make) -> None:
         plant = make()
@@ -162,11 +167,13 @@ class TestLife:
         footprint = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
         def gone() -> bool:
-            pids = [p["pid"] for p in footprint["processes"]]
-            return not any(psutil.pid_exists(p) and psutil.Process(p).status() != "zombie" for p in pids)
+            processes = any(lives(p["pid"], p["started"]) for p in footprint["processes"])
+            return not processes and not any(Path(directory).exists() for directory in footprint["remove"])
 
-        clock.wait_until(gone, "the ward has swept", timeout_s=10)
-        assert not any(Path(directory).exists() for directory in footprint["remove"])
+        assert footprint["processes"]
+        assert footprint["remove"]
+        eventually(gone, "the ward has swept")
+        assert segments(footprint["shared_memory"]) == set()
         assert sweep(footprint) == []
 
     def test_sweep_ends_what_is_left_and_nobody_else(self, make: type_make) -> None:
@@ -174,7 +181,7 @@ class TestLife:
         footprint = plant.footprint()
         wrong = [{**p, "started": p["started"] - 100} for p in footprint["processes"]]
         assert sweep({"processes": [*wrong, {"name": "me", "pid": os.getpid(), "started": 0.0}]}) == []
-        assert plant.primary_alive(1)
+        assert plant.primary_alive(ANSWERS_S)
         named = sweep({**footprint, "remove": []})
         assert {"postgres a", "postgres b", "postgres r", "relay", "balancer"} <= set(named)
 
@@ -204,7 +211,7 @@ class TestFailover:
         plant = make()
         with Writer(plant) as writer:
             plant.cut("a/db")
-            clock.wait_until(lambda: not plant.primary_alive(0.2), "the primary is silent", timeout_s=2)
+            eventually(lambda: not plant.primary_alive(0.2), "the primary is silent")
             times = plant.failover("b")
             writer.await_more(20)
         assert times.started_ns <= times.fenced_ns <= times.promoted_ns <= times.flipped_ns
@@ -226,7 +233,7 @@ class TestFailover:
         with Writer(plant) as writer:
             plant.failover("b")
             writer.await_more(20)
-            assert plant.nodes["a"].role() is NodeRole.DOWN
+            assert plant.nodes["a"].role(ANSWERS_S) is NodeRole.DOWN
         assert writer.lost() == set()
 
     def test_there_and_back_again(self, make: type_make) -> None:
@@ -236,10 +243,10 @@ class TestFailover:
                 plant.failover(to)
                 assert not plant.in_sync()
                 plant.rebuild_standby(old)
-                assert plant.in_sync()
-                assert plant.nodes[old].role() is NodeRole.STANDBY
+                eventually(plant.in_sync, "in sync again")
+                assert plant.nodes[old].role(ANSWERS_S) is NodeRole.STANDBY
                 plant.rebuild_standby("r")
-                assert plant.streaming("r")
+                eventually(lambda: plant.streaming("r"), "the replica streams")
                 writer.await_more(20)
         assert writer.lost() == set()
 
@@ -265,13 +272,13 @@ class TestFailover:
         for to in ("a", "b", "r"):
             with pytest.raises(LabError, match="cannot fail over"):
                 plant.failover(to)
-        assert plant.nodes["a"].role() is NodeRole.PRIMARY
+        assert plant.nodes["a"].role(ANSWERS_S) is NodeRole.PRIMARY
 
     def test_without_multi_az_there_is_nobody(self, make: type_make) -> None:
         plant = make(multi_az=False)
         assert plant.standby is None
         assert not plant.in_sync()
-        assert plant.streaming("r")
+        eventually(lambda: plant.streaming("r"), "the replica streams")
         with pytest.raises(LabError, match="cannot fail over"):
             plant.failover("b")
 
@@ -287,7 +294,7 @@ class TestStandby:
         with Writer(plant) as writer:
             plant.heal("b/db")
             plant.rebuild_standby("b")
-            assert plant.in_sync()
+            eventually(plant.in_sync, "in sync again")
             writer.await_more(20)
 
     def test_the_replicas_lag_is_its_loss(self, make: type_make) -> None:
@@ -296,20 +303,20 @@ class TestStandby:
             plant.degrade_link("r", cut=True)
             before = plant.lag_bytes("r")
             writer.await_more(100)
-            assert (plant.lag_bytes("r") or 0) > (before or 0)
+            eventually(lambda: (plant.lag_bytes("r") or 0) > (before or 0), "the lag has grown")
             plant.promote("r")
             plant.flip_writer("r")
             writer.await_more(20)
         assert len(writer.lost()) >= 100
-        assert plant.nodes["a"].role() is NodeRole.PRIMARY  # the pair is left alone
+        assert plant.nodes["a"].role(ANSWERS_S) is NodeRole.PRIMARY  # the pair is left alone
         plant.flip_writer("a")
         plant.degrade_link("r")
         plant.remove_node("r")
-        assert plant.nodes["r"].role() is NodeRole.DOWN
+        assert plant.nodes["r"].role(ANSWERS_S) is NodeRole.DOWN
         plant.rebuild_standby("r")
-        assert plant.streaming("r")
-        with Session(plant.replica_endpoint, user=plant.user, dbname=plant.dbname, timeout_s=2) as session:
-            assert session.query("select pg_is_in_recovery()", timeout_s=2) == [("t",)]
+        eventually(lambda: plant.streaming("r"), "the replica streams")
+        with Session(plant.replica_endpoint, user=plant.user, dbname=plant.dbname, timeout_s=ANSWERS_S) as session:
+            assert session.query("select pg_is_in_recovery()", timeout_s=ANSWERS_S) == [("t",)]
 
     def test_a_narrow_link_loses_what_it_had_not_carried_when_the_primary_dies(self, make: type_make) -> None:
         plant = make()
@@ -333,10 +340,11 @@ class TestStandby:
             plant.failover("b")
             plant.rebuild_standby("r")
             writer.await_more(20)
-        clock.wait_until(lambda: plant.streaming("r"), "the replica streams", timeout_s=5)
-        clock.wait_until(lambda: plant.lag_bytes("r") == 0, "the replica has caught up", timeout_s=5)
-        rows = plant.nodes["r"].query("select count(*) from orders")
-        assert rows == plant.nodes["b"].query("select count(*) from orders")
+        eventually(lambda: plant.streaming("r"), "the replica streams")
+        ids = "select id from orders order by id"
+        there = plant.nodes["b"].query(ids)  # nobody writes any more
+        eventually(lambda: plant.nodes["r"].query(ids) == there, "the replica has the same rows")
+        assert len(there) >= 20
 
     def test_stop_start_restart(self, make: type_make) -> None:
         plant = make()
@@ -346,16 +354,16 @@ class TestStandby:
         with pytest.raises(ConnectionRefusedError):
             connect(plant)
         plant.start_database()
-        clock.wait_until(plant.in_sync, "in sync again", timeout_s=10)
+        eventually(plant.in_sync, "in sync again")
         plant.restart_primary()
-        clock.wait_until(plant.in_sync, "in sync again", timeout_s=10)
-        assert plant.primary_alive(0.5)
+        eventually(plant.in_sync, "in sync again")
+        assert plant.primary_alive(ANSWERS_S)
 
 
 class TestZones:
     @pytest.fixture
     def plant(self, make: type_make) -> Plant:
-        plant = make(health_every_s=0.1, health_timeout_s=0.2, target_timeout_s=1.5, query_timeout_s=0.5)
+        plant = make(health_every_s=0.1, health_timeout_s=0.2, target_timeout_s=5.0, query_timeout_s=0.5)
         for zone in plant.options.zones:
             plant.start_instance(f"i-{zone}", zone)
             plant.register_target(f"i-{zone}")
@@ -367,7 +375,7 @@ class TestZones:
             seen = plant.target_health()
             return all(seen[f"i-{zone}"].state is state for zone, state in zones.items())
 
-        clock.wait_until(holds, f"{zones}", timeout_s=5)
+        eventually(holds, f"{zones}")
 
     def test_reads_and_writes_in_every_zone(self, plant: Plant) -> None:
         assert {get(f"{plant.lb_url}/orders/new")[1]["zone"] for _ in range(6)} == {"a", "b", "c"}
@@ -400,15 +408,21 @@ class TestZones:
         assert get(f"{plant.zone_urls['a']}/health")[0] == 200
 
     def test_the_service_survives_a_silent_writer(self, plant: Plant) -> None:
+        """A query's deadline of 0.5 s answers, not the load balancer's of 5 s; the quickest answer shows how soon."""
         for suspended in (False, True):
             plant.nodes["a"].suspend() if suspended else plant.cut("a/db")
-            before_ns = clock.now_ns()
-            statuses = {get(f"{plant.lb_url}/orders")[0] for _ in range(3)}
-            assert statuses == {503}
-            assert (clock.now_ns() - before_ns) / clock.NS_PER_S < 3 * 0.8
+            took_ns = []
+            for _ in range(3):
+                before_ns = clock.now_ns()
+                status, content = get(f"{plant.lb_url}/orders")
+                took_ns.append(clock.now_ns() - before_ns)
+                assert status == 503, content
+                assert content["instance"] in plant.instances()  # the load balancer's own has none
+                assert content["error"] in ("database: timed out", "database: no answer from the database in time")
+            assert 0.4 < min(took_ns) / clock.NS_PER_S < 0.8
             assert get(f"{plant.lb_url}/health")[0] == 200
             plant.nodes["a"].resume() if suspended else plant.heal("a/db")
-            clock.wait_until(lambda: get(f"{plant.lb_url}/orders")[0] == 200, "it reads again", timeout_s=5)
+            eventually(lambda: get(f"{plant.lb_url}/orders")[0] == 200, "it reads again")
 
     def test_a_whole_zone_with_the_writer(self, plant: Plant) -> None:
         plant.stop_instance("i-a")
@@ -471,10 +485,10 @@ class TestArchive:
         assert "successfully verified" in find().run("pg_verifybackup", "--no-parse-wal", restored)
 
         with Writer(plant):
-            clock.wait_until(lambda: len(keys("wal")) > len(archived), "more log is archived", timeout_s=10)
+            clock.wait_until(lambda: len(keys("wal")) > len(archived), "more log is archived", timeout_s=30)
             plant.failover("b")
             history = "orders-db/wal/00000002.history"
-            clock.wait_until(lambda: history in keys("wal"), "the new primary archives", timeout_s=10)
+            clock.wait_until(lambda: history in keys("wal"), "the new primary archives", timeout_s=30)
             plant.cut("b/db")
             clock.sleep_s(0.5)
             before = keys("wal")
@@ -482,4 +496,4 @@ class TestArchive:
             clock.sleep_s(1.0)
             assert keys("wal") == before  # a zone that is cut off uploads nothing
             plant.heal("b/db")
-            clock.wait_until(lambda: len(keys("wal")) > len(before), "and then it does", timeout_s=10)
+            clock.wait_until(lambda: len(keys("wal")) > len(before), "and then it does", timeout_s=30)

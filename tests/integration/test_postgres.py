@@ -16,6 +16,8 @@ from drkit.targets import Target, postgres
 
 pytestmark = pytest.mark.lab
 
+PATIENT_S = 30.0  # where the question is not how long an answer takes: the machine may be busy
+
 
 def aimed(lab: Target, **changed: object) -> Target:
     assert lab.database is not None
@@ -45,18 +47,20 @@ def test_one_standby_is_in_sync_and_one_is_a_replica(lab: Target) -> None:
 
 
 def test_a_writer_accepts_writes_and_a_replica_does_not(lab: Target) -> None:
-    assert postgres.accepts_writes(lab)
-    assert not postgres.accepts_writes(at_replica(lab))
+    assert postgres.accepts_writes(lab, timeout_s=PATIENT_S)
+    assert not postgres.accepts_writes(at_replica(lab), timeout_s=PATIENT_S)
 
 
 def test_a_read_only_writer_does_not(lab: Target) -> None:
-    with postgres.connect(lab) as connection:
-        connection.execute("alter role current_user set default_transaction_read_only = on")
-        try:
-            assert not postgres.accepts_writes(lab)
-        finally:
+    try:
+        with postgres.connect(lab, timeout_s=PATIENT_S) as connection:
+            connection.execute("alter role current_user set default_transaction_read_only = on")
+        assert not postgres.accepts_writes(lab, timeout_s=PATIENT_S)
+    finally:  # by a connection of its own, whatever became of the first: else the session's lab stays read-only
+        with postgres.connect(lab, timeout_s=PATIENT_S) as connection:
+            connection.execute("set default_transaction_read_only = off")
             connection.execute("alter role current_user reset default_transaction_read_only")
-    assert postgres.accepts_writes(lab)
+    assert postgres.accepts_writes(lab, timeout_s=PATIENT_S)
 
 
 def test_a_commit_that_did_not_wait_for_its_standby_does_not_count(lab: Target) -> None:
