@@ -43,6 +43,8 @@ class CloudCopy(Protocol):
 
     def delete(self, run_id: str, record: UndoRecord) -> None: ...
 
+    def records(self, run_id: str) -> tuple[UndoRecord, ...]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Undone:
@@ -93,6 +95,18 @@ class UndoJournal:
         finally:
             with self._lock:
                 self._append({"done": record.seq})
+
+    def tidy(self) -> None:
+        """Delete what the cloud holds of records that were carried out. Raises TargetError.
+
+        A copy may arrive after its undo: its writer stood still, or the call was on its way when it was killed. Left
+        there, it would keep every other run away from a target that is whole.
+        """
+        if self._cloud is not None:
+            done = {r.seq for r in self.records() if r.done}
+            for copy in self._cloud.records(self.run_id):
+                if copy.seq in done:
+                    self._cloud.delete(self.run_id, copy)
 
     def records(self) -> tuple[UndoRecord, ...]:
         """Return all records in the order written.

@@ -142,7 +142,21 @@ class Cloud:
     def delete(self, run_id: str, record: UndoRecord) -> None:
         if self.broken:
             raise TargetError("access denied")
-        del self.kept[record.seq]
+        self.kept.pop(record.seq, None)
+
+    def records(self, run_id: str) -> tuple[UndoRecord, ...]:
+        return tuple(self.kept.values())
+
+
+def test_a_copy_that_arrives_after_its_undo_is_tidied_away(tmp_path: Path) -> None:
+    cloud = Cloud()
+    journal = UndoJournal(tmp_path / "undo.jsonl", "r", cloud)
+    late = journal.will("test-put-back", name="a", was="x")
+    replay(journal, {})
+    pending = journal.will("test-put-back", name="b", was="x")
+    cloud.put("r", late)  # its writer stood still between the disk and the cloud
+    journal.tidy()
+    assert cloud.kept == {pending.seq: pending}
 
 
 def test_the_cloud_has_a_copy_of_what_is_pending(tmp_path: Path) -> None:

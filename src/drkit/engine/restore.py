@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from drkit import clock, targets, undo
@@ -90,6 +91,8 @@ def sweep(
         for sentence in left:
             run.try_mark(MarkKind.RESIDUE, "control plane", why=sentence)
     else:
+        with contextlib.suppress(DrkitError):  # then the next run is refused, with a hint how to get rid of it
+            pending.tidy()
         run.try_mark(MarkKind.CLEANED_UP, "residue")
     return left
 
