@@ -35,6 +35,7 @@ GENESIS = "0" * 64
 MANIFEST = "MANIFEST.sha256"
 _RESERVE_BYTES = 256 * 1024  # given back when the disk is full, so that the end of the run can still be written down
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{4}")
+_SHORTEST_DATE = 8  # digits; fewer are a run's number
 _UNSEALED = {"lease.json", "guardian.log", "abort", ".reserve", MANIFEST}
 
 
@@ -88,15 +89,21 @@ class RunDir:
 
     @classmethod
     def find(cls, reports: Path, run: str) -> RunDir:
-        """Return the run called `run`: a path, a run id, a unique part of one, or "last".
+        """Return the run called `run`: a path, a run id, a unique part of one, its number, or "last".
 
         Raises UnknownName, listing the newest runs, when there is none or more than one.
         """
         for path in (Path(run), reports / run):
             if (path / "run.json").is_file():
                 return cls(path.resolve())
-        known = [r.run_id for r in cls.all(reports)]
-        hits = known[-1:] if run == "last" else [k for k in known if run in k]
+        runs = cls.all(reports)
+        known = [r.run_id for r in runs]
+        if run == "last":
+            hits = known[-1:]
+        elif run.isdecimal() and len(run) < _SHORTEST_DATE:
+            hits = [r.run_id for r in runs if r.number == int(run)]
+        else:
+            hits = [k for k in known if run in k]
         if len(hits) == 1:
             return cls(reports / hits[0])
         problem = f"no run {run!r} in {reports}" if not hits else f"{len(hits)} runs match {run!r}"
@@ -208,6 +215,15 @@ class RunDir:
         if not isinstance(value, dict):
             raise RunDirError(f"{self.path / 'run.json'} is not what drkit wrote", "the run's directory is damaged")
         return value
+
+    @property
+    def number(self) -> int | None:
+        """Return the run's number in the register; None if run.json is unreadable."""
+        try:
+            value = self.identity.get("number")
+        except RunDirError:
+            return None
+        return value if isinstance(value, int) else None
 
     def marks(self) -> tuple[Mark, ...]:
         """Return all marks in the order written, as far as the chain holds."""

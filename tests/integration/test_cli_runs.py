@@ -129,6 +129,12 @@ def test_a_run_is_judged_listed_reported_and_judged_again(desk: Desk) -> None:
 
 
 def _by_abort(desk: Desk, run: RunDir, process: subprocess.Popen[str]) -> None:
+    refused = desk.drkit("lab", "down")  # the lab would be gone, and what the run broke could never be put back
+    assert refused.returncode == 4
+    assert f"in use by {run.run_id}" in refused.stderr
+    so_far = desk.drkit("measure", "last")  # half of it, judged, would only frighten
+    assert so_far.returncode == 2
+    assert "is going on" in so_far.stderr
     assert desk.drkit("abort", run.run_id).returncode == 0
 
 

@@ -136,8 +136,26 @@ def identity(**changed: Any) -> dict[str, Any]:
     }
 
 
-def ran(rta: Interval | None, word: Verdict = Verdict.PASS, *, impact: bool = True, **changed: Any) -> scenario.Past:
-    return scenario.past(identity(**changed), verdict=word, rta=rta, impact=impact)
+def ran(
+    rta: Interval | None,
+    word: Verdict = Verdict.PASS,
+    *,
+    impact: bool = True,
+    stopped_by_a_person: bool = False,
+    **changed: Any,
+) -> scenario.Past:
+    return scenario.past(
+        identity(**changed), verdict=word, rta=rta, impact=impact, stopped_by_a_person=stopped_by_a_person
+    )
+
+
+def test_a_person_who_stops_a_run_early_leaves_no_failed_recovery() -> None:
+    """A guard that stops one does: nobody came back. So does a person who waited for longer than the RTO."""
+    early, late = Interval(2, math.inf), Interval(1000, math.inf)
+    assert not ran(early, Verdict.ABORTED, stopped_by_a_person=True).counts
+    assert ran(early, Verdict.ABORTED).counts
+    assert ran(late, Verdict.ABORTED, stopped_by_a_person=True).counts
+    assert ran(Interval(1, 2), Verdict.ABORTED, stopped_by_a_person=True).counts
 
 
 def test_a_mean_has_its_n_and_its_worst() -> None:

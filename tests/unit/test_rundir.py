@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ def test_a_run_is_found_by_path_id_part_and_last(tmp_path: Path) -> None:
     assert RunDir.find(reports, first.run_id).path == first.path
     assert RunDir.find(reports, "-two-").path == last.path
     assert RunDir.find(reports, "last").path == RunDir.all(reports)[-1].path
+    assert RunDir.find(reports, "2").path == last.path  # its number, not a part of an id
+    with pytest.raises(UnknownName, match="no run '71'"):
+        RunDir.find(reports, "71")
+    shutil.copytree(first.path, reports / "sample")  # what somebody put there is not the last run, but has a name
+    assert RunDir.find(reports, "last").path == RunDir.all(reports)[-1].path != reports / "sample"
+    assert RunDir.find(reports, "sample").path == reports / "sample"
     with pytest.raises(UnknownName, match="2 runs match") as ambiguous:
         RunDir.find(reports, "lab")
     assert first.run_id in ambiguous.value.hint

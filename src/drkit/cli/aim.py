@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from drkit import clock, project
-from drkit.cli import console
+from drkit.cli import console, stored
 from drkit.errors import LabError, Refused, TimedOut, UsageError
 from drkit.project import Project
 from drkit.targets import Target
@@ -81,6 +81,11 @@ def _must_be_up(found: Project, target: Target) -> None:
         now = lab.status(target.name, home=home)
         if now.ok:
             return
+    if open_ := [r for r in stored.left_open(found.reports) if r.identity.get("target") == target.name]:
+        raise LabError(
+            f"lab {target.name!r} is {now.state}: run {open_[-1].run_id} has left something broken",
+            f"drkit undo {open_[-1].run_id}",
+        )
     option = "" if target.name == LAB else f" --name {target.name}"
     broken = ", ".join(p.name for p in now.parts if not p.ok)
     raise LabError(

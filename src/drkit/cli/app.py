@@ -57,7 +57,9 @@ Names = Annotated[
 Run = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help='A run id, a part of one, its directory, or "last".', autocompletion=complete.runs
+        metavar="RUN",
+        help='A run id, a part of one, its number, its directory, or "last".',
+        autocompletion=complete.runs,
     ),
 ]
 Zone = Annotated[
@@ -365,11 +367,15 @@ def lab_up(
 
 
 @_command("down", "drkit lab down", "drkit lab down --name loses", of=lab)
-def lab_down(name: LabName = "lab", json: Json = False) -> int:
-    """End a lab, also one that is half dead; nothing of it stays."""
+def lab_down(
+    name: LabName = "lab",
+    force: Annotated[bool, typer.Option("--force", help="Also while a run is going on in it.")] = False,
+    json: Json = False,
+) -> int:
+    """End a lab, also one that is half dead; nothing of it stays. Not while a run is going on in it."""
     from drkit.cli import laboratory
 
-    return laboratory.down(name, as_json=json)
+    return laboratory.down(name, force=force, as_json=json)
 
 
 @_command("status", "drkit lab status", "drkit lab status --json", of=lab)

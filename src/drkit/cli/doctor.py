@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drkit import clock
 from drkit.catalog import Experiment
-from drkit.cli import aim, console, look
+from drkit.cli import aim, console, look, stored
 from drkit.errors import DrkitError
 from drkit.project import Project
 from drkit.targets import Target
@@ -79,6 +79,7 @@ def _all(found: Project, wanted: str, experiment: str | None) -> Iterator[Check]
     yield _clock_resolution()
     yield _clock_step()
     yield _calibration(found)
+    yield _runs(found)
     yield _terraform()
     try:
         target = None if on_lab and not (found.home / "targets" / "lab.json").exists() else aim.at(found, wanted)
@@ -188,6 +189,13 @@ def _calibration(found: Project) -> Check:
         return Check("calibration", False, "none: reports will say so", "drkit calibrate", required=False)
     says = f"{certificate.trials} trials on {certificate.made_at[:10]}, {certificate.coverage:.1%} covered"
     return Check("calibration", certificate.holds, says, "; ".join(certificate.objections), required=False)
+
+
+def _runs(found: Project) -> Check:
+    open_ = stored.left_open(found.reports)
+    if not open_:
+        return Check("runs", True, f"none in {found.reports} has left anything broken")
+    return Check("runs", False, f"{open_[-1].run_id} has left something broken", f"drkit undo {open_[-1].run_id}")
 
 
 def _terraform() -> Check:

@@ -10,8 +10,9 @@ from typing import Any
 
 from drkit import lab
 from drkit.cli import aim, console
-from drkit.errors import LabError, UnknownName
+from drkit.errors import LabError, Refused, TargetBusy, UnknownName
 from drkit.lab import LabOptions, LabStatus
+from drkit.lease import TargetLock
 
 
 def up(name: str, *, speed: float, fsync: bool, options: dict[str, Any], as_json: bool) -> int:
@@ -42,9 +43,17 @@ def _chosen(speed: float, options: dict[str, Any]) -> LabOptions:
         raise LabError(e.message, e.hint or "--instances 3 puts one into each zone") from None
 
 
-def down(name: str, *, as_json: bool) -> int:
+def down(name: str, *, force: bool, as_json: bool) -> int:
     home = aim.here().home
     before = lab.status(name, home=home)
+    if before.pid is not None and not force:
+        try:
+            TargetLock(home, name).close()
+        except TargetBusy as e:
+            raise Refused(
+                f"not ending lab {name!r}: {e.message}",
+                "stop the run with: drkit abort last; or drkit lab down --force",
+            ) from None
     there = Path(before.directory).is_dir()
     ended = lab.down(name, home=home)
     if as_json:

@@ -23,6 +23,10 @@ _FILES = {"md": "report.md", "json": "report.json", "html": "report.html", "juni
 
 def measure(name: str, *, reports: Path | None, as_json: bool) -> int:
     run = RunDir.find(aim.here(reports).reports, name)
+    if stored.is_running(run):
+        raise UsageError(
+            f"run {run.run_id} is going on", f"it is judged at its end; so far: drkit report {run.run_id} --format md"
+        )
     record = stored.record_of(run)
     altered = stored.alteration(run)
     before = stored.derived(run)
@@ -160,7 +164,10 @@ def _row(run: RunDir) -> tuple[dict[str, Any], Past | None]:
             "lost_writes": sum(len(x["lost"]) for x in m["losses"]) if m["losses"] else None,
             "problem": _left_broken(run),
         }
-        one = scenario.past(identity, verdict=row["verdict"], rta=rta, impact=m["impact"] is not None)
+        stopped = any("a person stopped it" in r["sentence"] for r in kept["judgement"]["reasons"])
+        one = scenario.past(
+            identity, verdict=row["verdict"], rta=rta, impact=m["impact"] is not None, stopped_by_a_person=stopped
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise RunDirError(f"its measurement.json is damaged: {type(e).__name__}: {e}") from e
     return row, one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,15 +69,25 @@ class Summary:
         }
 
 
-def past(identity: Mapping[str, Any], *, verdict: str, rta: Interval | None, impact: bool) -> Past:
+def past(
+    identity: Mapping[str, Any],
+    *,
+    verdict: str,
+    rta: Interval | None,
+    impact: bool,
+    stopped_by_a_person: bool = False,
+) -> Past:
     """Return a stored run as one of its scenario. Raises KeyError for an identity that is not one.
 
-    An INVALID run proves nothing, and neither does one that was stopped before anything failed; every other run counts,
-    also one that never recovered.
+    An INVALID run proves nothing, and neither does one that was stopped before anything failed, or by a person before
+    it could have missed its RTO; every other run counts, also one that never recovered or that a guard stopped.
     """
     objective = identity["objective"]
+    limit_s = objective["rto_s"] or 0.0
+    if stopped_by_a_person and rta is not None and rta.lo_s <= limit_s and not math.isfinite(rta.hi_s):
+        return Past(_name(identity), limit_s, objective["mttr_s"], rta, counts=False)
     proves = verdict != Verdict.INVALID and (verdict != Verdict.ABORTED or impact) and (rta is not None or impact)
-    return Past(_name(identity), objective["rto_s"] or 0.0, objective["mttr_s"], rta, proves)
+    return Past(_name(identity), limit_s, objective["mttr_s"], rta, proves)
 
 
 def summaries(runs: Sequence[Past]) -> tuple[Summary, ...]:

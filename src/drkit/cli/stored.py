@@ -10,6 +10,7 @@ from drkit import lease
 from drkit.errors import DrkitError, RunDirError
 from drkit.model import RunRecord
 from drkit.rundir import RunDir
+from drkit.undo import UndoJournal
 
 _DAMAGE = (DrkitError, OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 
@@ -67,6 +68,12 @@ def registered(home: Path) -> dict[int, str]:
         except (ValueError, KeyError, TypeError):
             continue  # a torn line
     return found
+
+
+def left_open(reports: Path) -> tuple[RunDir, ...]:
+    """Return the runs that have left something to put back and that nobody is at work on, oldest first."""
+    runs = ((run, UndoJournal(run.path / "undo.jsonl", run.run_id)) for run in RunDir.all(reports))
+    return tuple(run for run, journal in runs if journal.pending() and not is_running(run))
 
 
 def is_running(run: RunDir) -> bool:

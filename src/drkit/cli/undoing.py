@@ -18,6 +18,10 @@ from drkit.undo import CloudCopy, UndoJournal, Undone, replay
 def abort(name: str, *, reports: Path | None, as_json: bool) -> int:
     run = RunDir.find(aim.here(reports).reports, name)
     if not stored.is_running(run):
+        if (run.path / "lease.taken").exists() and not run.sealed:
+            raise UsageError(
+                f"run {run.run_id} is not going on", "its guardian is putting everything back; wait for it"
+            )
         raise UsageError(f"run {run.run_id} is not going on", f"if it left something broken: drkit undo {run.run_id}")
     (run.path / "abort").touch()
     if as_json:
@@ -39,6 +43,8 @@ def undo(name: str, *, reports: Path | None, as_json: bool) -> int:
     record = stored.record_of(run)
     journal = UndoJournal(run.path / "undo.jsonl", run.run_id)
     if not journal.pending() and not verdict.still_broken(record) and record.ended:
+        for other in stored.left_open(found.reports):
+            console.say(f"but {other.run_id} has: drkit undo {other.run_id}")
         return _told(run.run_id, (), (), as_json=as_json)
     target = targets.load(str(run.path / "target.json"), found.home)
     lock = _lock(found, target)  # neither its guardian nor another run is at work on the target

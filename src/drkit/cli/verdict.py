@@ -69,6 +69,8 @@ def text(record: RunRecord, directory: Path) -> str:
     lines += ["", data_loss(record), parts_of_recovery(record)]
     if broken := still_broken(record):
         lines += [f"STILL BROKEN: {sentence}" for sentence in broken] + [f"put it back: drkit undo {record.run_id}"]
+    elif record.undo and any(m.kind is MarkKind.CLEANED_UP for m in record.history.marks):
+        lines.append("put back: everything; nothing was left behind")
     if not record.ended:
         lines.append("this run was cut short, and nobody finished it")
     page = directory / "report.html"

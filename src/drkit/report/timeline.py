@@ -226,13 +226,19 @@ class _Timeline:
         self._caption(svg.fitting(self.width - 2 * _PAD, words, "Service out"))
         self.y += 6
         end_lo, end_hi = m.service_restored or (None, None)
-        self._bracket(m.impact[0], m.impact[1], end_lo, end_hi, height=12)
+        least_s = m.rta.lo_s if m.rta is not None else 0.0
+        self._bracket(m.impact[0], m.impact[1], end_lo, end_hi, least_s, height=12)
         self.y += 18
 
-    def _bracket(self, start_lo: int, start_hi: int, end_lo: int | None, end_hi: int | None, height: float) -> None:
-        """Draw the certain part solid and the uncertain ends hatched; open to the right if it never ended."""
+    def _bracket(
+        self, start_lo: int, start_hi: int, end_lo: int | None, end_hi: int | None, least_s: float, height: float
+    ) -> None:
+        """Draw the certain part solid and the uncertain ends hatched; open to the right if it never ended.
+
+        One without an end was certainly there for least_s; whether it was afterwards nobody knows.
+        """
         y = self.y
-        stop_lo = self.window[1] if end_lo is None else end_lo
+        stop_lo = min(self.window[1], start_hi + int(least_s * 1e9)) if end_lo is None else end_lo
         stop_hi = self.window[1] if end_hi is None else end_hi
         a, b, c, d = self.at(start_lo), self.at(start_hi), self.at(stop_lo), self.at(stop_hi)
         if c < b:  # the two brackets overlap: nothing about it is certain
@@ -257,7 +263,7 @@ class _Timeline:
         ]
         if outages:
             for o in outages:
-                self._bracket(o.start_lo_ns, o.start_hi_ns, o.end_lo_ns, o.end_hi_ns, height=7)
+                self._bracket(o.start_lo_ns, o.start_hi_ns, o.end_lo_ns, o.end_hi_ns, o.lasted.lo_s, height=7)
             self.y += 10
         line = self.y + _HALF
         self.parts.append(svg.line(_PAD, line, self.width - _PAD, line, "rule"))
