@@ -31,7 +31,6 @@ def _obey(words: list[str]) -> int:
     from drkit.cli import console
 
     as_json = "--json" in words
-    console.hush_libraries()
     try:
         from drkit.cli import app
 

@@ -19,6 +19,7 @@ Say = Callable[[str], None]
 
 def here(reports: Path | None = None) -> Project:
     """Return the project of the current directory; reports: where its runs are, if not where drkit.toml says."""
+    console.hush_libraries()  # here, where every command passes that does something, and --help does not
     if reports is not None:
         os.environ["DRKIT_REPORTS"] = str(reports.absolute())
     return project.find()
