@@ -41,6 +41,10 @@ class ServiceTarget:
     write_path: str = "/orders/new"
     health_path: str = "/health"
     zone_urls: Mapping[str, str] = field(default_factory=dict)  # zone → base URL of the service inside that zone only
+    dns_record: str | None = None  # Route 53 record that clients resolve to find the service
+    hosted_zone_id: str | None = None
+    host: str | None = None  # what that record points to while the first region serves
+    recovery_host: str | None = None  # and while the recovery region does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,16 @@ class DatabaseTarget:
     dns_record: str | None = None  # Route 53 record that clients resolve to find the writer
     hosted_zone_id: str | None = None
     sslmode: str = "prefer"
+    secret_id: str | None = None  # Secrets Manager name, the same in both regions: where the service finds its database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeTarget:
     asg_name: str | None = None
     target_group_arn: str | None = None
+    load_balancer_arn: str | None = None  # what a zonal shift is of
+    recovery_asg_name: str | None = None  # in the recovery region
+    recovery_target_group_arn: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +105,14 @@ class Target:
     compute: ComputeTarget | None = None
     network: NetworkTarget | None = None
     kubeconfig: str | None = None
+    hosts: Mapping[str, str] = field(default_factory=dict)  # names that this machine can't resolve ("*.x.y") → address
     lab: LabInfo | None = None
+
+    def address(self, host: str) -> str:
+        """Return where a host is reached: what `hosts` says of it or of its domain ("*.rds.amazonaws.com"), else it."""
+        labels = host.split(".")
+        domains = ("*." + ".".join(labels[n:]) for n in range(1, len(labels)))
+        return next((self.hosts[name] for name in (host, *domains) if name in self.hosts), host)
 
     @property
     def pace(self) -> float:

@@ -63,9 +63,14 @@ class Standby:
         return self.state == "streaming" and self.sync_state in {"sync", "quorum"}
 
 
-def identity(target: Target, *, replica: bool = False, timeout_s: float = TIMEOUT_S) -> Identity:
-    """Return who answers at the writer endpoint (or the replica's). Raises TargetError if nobody does."""
-    with connect(target, replica=replica, timeout_s=timeout_s) as connection:
+Endpoint = tuple[str, int]  # host and port of one server, as RDS names them
+
+
+def identity(
+    target: Target, *, replica: bool = False, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S
+) -> Identity:
+    """Return who answers at the writer endpoint (or the replica's, or `at` one). Raises TargetError if nobody does."""
+    with connect(target, replica=replica, at=at, timeout_s=timeout_s) as connection:
         row = connection.execute(
             "select coalesce(host(inet_server_addr()), 'local'), coalesce(inet_server_port(), 0), pg_is_in_recovery()"
         ).fetchone()
@@ -92,9 +97,9 @@ def is_in_recovery(target: Target, *, replica: bool = False) -> bool:
     return identity(target, replica=replica).in_recovery
 
 
-def standbys(target: Target, *, timeout_s: float = TIMEOUT_S) -> tuple[Standby, ...]:
-    """Return what streams from the writer, by name; () too if the writer endpoint leads to a standby."""
-    with connect(target, timeout_s=timeout_s) as connection:
+def standbys(target: Target, *, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S) -> tuple[Standby, ...]:
+    """Return what streams from the writer (or `at` one), by name; () too if a standby answers."""
+    with connect(target, at=at, timeout_s=timeout_s) as connection:
         rows = connection.execute(
             "select coalesce(application_name, ''), coalesce(state, ''), coalesce(sync_state, ''),"
             " pg_wal_lsn_diff(now.lsn, flush_lsn)::bigint, pg_wal_lsn_diff(now.lsn, replay_lsn)::bigint,"
@@ -107,8 +112,8 @@ def standbys(target: Target, *, timeout_s: float = TIMEOUT_S) -> tuple[Standby, 
     return tuple(Standby(*row) for row in rows)
 
 
-def accepts_writes(target: Target, *, timeout_s: float = TIMEOUT_S) -> bool:
-    """Return whether a transaction commits through the writer endpoint, and is replicated as it was promised.
+def accepts_writes(target: Target, *, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S) -> bool:
+    """Return whether a transaction commits through the writer endpoint (or `at` one), and is replicated as promised.
 
     It writes one message into the WAL and touches no table. Raises TargetError only for what is wrong with the target
     file: no such user, password or database.
@@ -117,7 +122,7 @@ def accepts_writes(target: Target, *, timeout_s: float = TIMEOUT_S) -> bool:
 
     warnings: list[str] = []
     try:
-        with connect(target, timeout_s=timeout_s) as connection:
+        with connect(target, at=at, timeout_s=timeout_s) as connection:
             # A wait for the synchronous standby that was cancelled is a success with this warning.
             connection.add_notice_handler(lambda notice: warnings.append(notice.sqlstate or ""))
             row = connection.execute("show transaction_read_only").fetchone()
@@ -134,8 +139,10 @@ def accepts_writes(target: Target, *, timeout_s: float = TIMEOUT_S) -> bool:
 
 
 @contextmanager
-def connect(target: Target, *, replica: bool = False, timeout_s: float = TIMEOUT_S) -> Iterator[Connection]:
-    """Give a fresh autocommit connection to the writer endpoint (or the replica's) for a few short questions.
+def connect(
+    target: Target, *, replica: bool = False, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[Connection]:
+    """Give a fresh autocommit connection to the writer endpoint (or the replica's, or `at` one) for short questions.
 
     Raises TargetError, with the SQLSTATE as its code where there is one, for anything that goes wrong in it; all of the
     questions together may take timeout_s, then the socket is shut, whatever the server does.
@@ -144,6 +151,8 @@ def connect(target: Target, *, replica: bool = False, timeout_s: float = TIMEOUT
 
     database = _database(target)
     host, port = (database.replica_host, database.replica_port) if replica else (database.host, database.port)
+    if at is not None:
+        host, port = target.address(at[0]), at[1]
     if not (host and port):
         raise UsageError(
             f"target {target.name} names no replica endpoint", "add database.replica_host and database.replica_port"
