@@ -13,6 +13,7 @@ DrkitError                   exit
 │   ├── TargetError                AWS, Kubernetes, the database or the service did not do what was asked
 │   ├── TimedOut                   a condition did not come true in time
 │   └── RunDirError                the run directory cannot be written or read
+├── StepFailed                1    a step of a playbook did not succeed; the run can be resumed
 ├── Aborted                   3    a guard fired or a person stopped the run; all was put back
 └── StillBroken               5    something that drkit changed could not be put back
 """
@@ -97,3 +98,16 @@ class Aborted(DrkitError):
 
 class StillBroken(DrkitError):
     exit_code = 5
+
+
+class StepFailed(DrkitError):
+    """`step` is its name; the message is why."""
+
+    exit_code = 1
+
+    def __init__(self, step: str, why: str, hint: str = "") -> None:
+        super().__init__(why, hint)
+        self.step = step
+
+    def __reduce__(self) -> tuple[type[DrkitError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.step, self.message, self.hint)

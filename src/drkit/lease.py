@@ -32,16 +32,17 @@ TTL_S = 10.0  # twenty renewals: a busy machine does not lose its lease (a dead 
 class TargetLock:
     """Exclusive use of a target, until every process that inherited it has closed it."""
 
-    def __init__(self, home: Path, target: str, *, lab_directory: str | None = None) -> None:
+    def __init__(self, home: Path, target: str, *, lab_directory: str | None = None, recovery: bool = False) -> None:
         """Raise TargetBusy, naming the run that holds the target.
 
         lab_directory: of a lab (HOME/labs/NAME). Its lock is in the home that it was made in, and stays when the lab
-        goes: projects with homes of their own exclude each other on it.
+        goes: projects with homes of their own exclude each other on it. recovery: the lock of playbooks, of which one
+        may join an experiment that has the target.
         """
         lab = Path(lab_directory) if lab_directory else None
         locks, name = (lab.parent.parent / "locks", lab.name) if lab else (home / "locks", safe_name(target))
         locks.mkdir(parents=True, exist_ok=True)
-        path = locks / f"{name}.lock"
+        path = locks / (f"{name}.recovery.lock" if recovery else f"{name}.lock")
         self._file: TextIO = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,6 +50,10 @@ class TargetLock:
             self._file.seek(0)
             holder = self._file.read().strip() or "another run"
             self._file.close()
+            if recovery:
+                raise TargetBusy(
+                    f"a playbook is under way on {target}: {holder}", f"see how far it is: drkit status {holder}"
+                ) from None
             raise TargetBusy(
                 f"target {target} is in use by {holder}",
                 "wait for it, or stop it with: drkit abort last; a killed run is undone by its guardian within seconds",
@@ -73,6 +78,7 @@ class Lease:
     """The runner's side. Make it after the run's directory and before the first fault.
 
     End it with `release` when the run has come to its end, or `abandon` it when it has not: then the guardian does.
+    A playbook's has no guardian: what was half recovered must not be undone by a machine, `drkit resume` goes on.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Lease:
         *,
         lost: Callable[[str], None],
         ttl_s: float = TTL_S,
+        guarded: bool = True,
     ) -> None:
         """Start the guardian and wait until it watches. `lost` is called if the lease is taken away.
 
@@ -91,28 +98,35 @@ class Lease:
         self._lost = lost
         self._stop = threading.Event()
         self._holder = {"pid": os.getpid(), "ttl_s": ttl_s}
+        self._guardian: subprocess.Popen[str] | None = None
         try:
             self._renew()
-            with (run.path / "guardian.log").open("ab") as log:
-                self._guardian = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "drkit.guardian", str(run.path)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    pass_fds=(lock.fileno(),),
-                    start_new_session=True,  # a Ctrl-C or a closed terminal must not reach it
-                    text=True,
-                )
+            if guarded:
+                self._guardian = self._start_guardian(lock)
         except OSError as e:
             raise RunDirError(f"cannot start the guardian: {e.strerror}", "without one nothing is broken") from e
         # On a busy machine the guardian takes longer to start than a lease lives.
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+        if self._guardian is None:
+            return
         assert self._guardian.stdout is not None
         with self._guardian.stdout as said:
             if said.readline().strip() != "watching":
                 self._stop.set()
                 raise RunDirError("the guardian did not start", f"see {run.path / 'guardian.log'}")
+
+    def _start_guardian(self, lock: TargetLock) -> subprocess.Popen[str]:
+        with (self._run.path / "guardian.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "drkit.guardian", str(self._run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # a Ctrl-C or a closed terminal must not reach it
+                text=True,
+            )
 
     def taken(self) -> str | None:
         """Return why the lease is lost, or None while it is held."""
@@ -123,6 +137,8 @@ class Lease:
     def release(self) -> None:
         """End the lease: everything is put back or written down as not."""
         self._end({"released": True})
+        if self._guardian is None:
+            return
         if self.taken():
             self._guardian.wait()  # it is putting things back; the target is not free before it has
             return
@@ -151,7 +167,7 @@ class Lease:
                 self._renew()
             except OSError:
                 continue  # a full disk must not end the run this way; the lease lapses if it stays full
-            if self._guardian.poll() is not None:
+            if self._guardian is not None and self._guardian.poll() is not None:
                 self._lost("the guardian has died, so nobody would undo if drkit did too")
                 return
 

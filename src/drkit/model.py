@@ -91,6 +91,7 @@ class Series:
     ticks_due: int = 0
     ticks_lost: int = 0
     complete: bool = True  # False: the probe died before it was told to stop
+    unrecorded: tuple[tuple[int, int], ...] = ()  # seq lo..hi (hi excluded): may have been sent with no record left
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,11 @@ class MarkKind(StrEnum):
     HYPOTHESIS = "hypothesis"  # a steady-state probe before or after; detail: held
     RESIDUE = "residue"  # a difference in the control plane that should not be there
     NOTE = "note"  # a person's words
+    IMPACT = "impact"  # since when the service is down, as a person told it who began to recover it
+    STEP = "step"  # a playbook's step; detail: state (observed, waiting, begun, done, failed), facts, result, why
+    ANSWER = "answer"  # a person's answer to a step; detail: by, yes, note
+    RESUMED = "resumed"  # another process goes on with the playbook
+    RECOVERED = "recovered"  # the playbook has come to its end
     GUARDIAN = "guardian"  # written by the guardian after drkit died
     RUN_ENDED = "run-ended"
 
@@ -374,6 +380,18 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One step of a playbook before it is played."""
+
+    name: str
+    what: str  # one sentence
+    by: str  # "drkit", "a person", "another person" (not the one who started the run)
+    effects: tuple[Effect, ...] = ()
+    parallel: bool = False  # side by side with its neighbours that are so too
+    expected_s: float | None = None  # median of earlier runs
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run will do, with its digest: the thing that gets approved."""
 
@@ -385,6 +403,7 @@ class Plan:
     expected_s: float | None = None  # median of earlier runs
     expected_from_runs: int = 0
     notes: tuple[str, ...] = ()
+    steps: tuple[PlannedStep, ...] = ()  # of a playbook
 
 
 @dataclass(frozen=True, slots=True)

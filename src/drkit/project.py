@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
+import platform
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +57,20 @@ def shipped(kind: str) -> Path:
     package = Path(__file__).parent
     packed = package / "_shipped" / kind
     return packed if packed.is_dir() else package.parent.parent / kind
+
+
+def operator() -> str:
+    """Return who is at work, as runs record it: $DRKIT_OPERATOR, else the login name and the machine's.
+
+    It tells colleagues apart (four eyes); it is no access control.
+    """
+    if given := os.environ.get("DRKIT_OPERATOR", "").strip():
+        return given
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = str(os.getuid())
+    return f"{name}@{platform.node()}"
 
 
 def find(start: Path | None = None) -> Project:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from drkit import clock
-from drkit.errors import RunDirError, TimedOut, UnknownName
+from drkit.errors import RunDirError, TargetBusy, TimedOut, UnknownName
 from drkit.model import Mark, MarkKind, SurvivingRow, Survivors
 
 GENESIS = "0" * 64
@@ -36,7 +36,7 @@ MANIFEST = "MANIFEST.sha256"
 _RESERVE_BYTES = 256 * 1024  # given back when the disk is full, so that the end of the run can still be written down
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{4}")
 _SHORTEST_DATE = 8  # digits; fewer are a run's number
-_UNSEALED = {"lease.json", "guardian.log", "abort", ".reserve", MANIFEST}
+_UNSEALED = {"lease.json", "guardian.log", "abort", "runner.lock", ".reserve", MANIFEST}
 
 
 class RunDir:
@@ -194,6 +194,14 @@ class RunDir:
             yield
         finally:
             os.close(fd)
+
+    @contextlib.contextmanager
+    def runner(self) -> Iterator[None]:
+        """Be the one process that plays this run, until the block ends. Raises TargetBusy if another one does."""
+        with (self.path / "runner.lock").open("w") as file:
+            if not lock(file.fileno(), 0.5):
+                raise TargetBusy(f"another drkit is at work on run {self.run_id}", f"drkit status {self.run_id}")
+            yield
 
     def seal(self) -> None:
         """Write MANIFEST.sha256 over every file, last of all; `sha256sum -c` checks it."""

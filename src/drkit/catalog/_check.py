@@ -63,7 +63,7 @@ _ROLES = ("fault", "recovery", "assist")  # fmt: skip
 
 def read(path: Path) -> Experiment:
     """Return the experiment in a file. Raises BadDocument."""
-    document, digest = _read(path)
+    document, digest = read_document(path)
     return checked(document, path, digest)
 
 
@@ -211,7 +211,7 @@ def _check_extension(drkit: Extension, method: list[dict[str, Any]], where: str)
             )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
+def read_document(path: Path) -> tuple[dict[str, Any], str]:
     try:
         raw = path.read_bytes()
         document = json.loads(raw) if path.suffix == ".json" else yaml.load(raw, Loader=_StrictLoader)  # noqa: S506
@@ -279,7 +279,7 @@ def _check_activity(activity: Any, where: str, group: str) -> None:
         raise BadDocument(f"{where}: tolerance is missing", "without one it would hold whatever it answers")
     if provider["type"] != "python":
         return
-    function = _check_function(provider, where)
+    function = check_function(provider, where)
     if hasattr(function, "drkit_plan"):
         if group != "method" or activity["type"] != "action":
             raise BadDocument(f"{where}: {provider['func']} breaks things, so it is an action of the method", "")
@@ -291,7 +291,10 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-def _check_function(provider: Mapping[str, Any], where: str) -> Callable[..., Any]:
+def check_function(
+    provider: Mapping[str, Any], where: str, *, given_by_us: tuple[str, ...] = ("configuration", "secrets")
+) -> Callable[..., Any]:
+    """Return the function that a provider names, if its arguments fit; given_by_us: what no file gives."""
     module, func = str(provider.get("module")), str(provider.get("func"))
     given = provider.get("arguments", {})
     if not isinstance(given, dict):
@@ -317,7 +320,7 @@ def _check_function(provider: Mapping[str, Any], where: str) -> Callable[..., An
             hint = f"did you mean {close[0]}?" if close else f"it takes: {', '.join(parameters) or 'nothing'}"
             raise BadDocument(f"{where}: {module}.{func} takes no argument {name}", hint)
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given and name not in ("configuration", "secrets"):
+        if parameter.default is parameter.empty and name not in given and name not in given_by_us:
             raise BadDocument(f"{where}: {module}.{func} needs the argument {name}", "add it to arguments")
     return found
 

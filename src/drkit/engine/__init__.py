@@ -1,19 +1,16 @@
-"""Run one experiment: plan, permit, probes, method, recovery, undo, measurement, report.
+"""Run one experiment or playbook: plan, permit, probes, method or steps, undo, measurement, report.
 
     record = run(experiment, target, project)
+    record = recover(playbook, target, project, Wishes())
 
-Only this package knows the order of things (`drkit.engine.play`). What was seen goes into the run's directory as it
+Only this package knows the order of things (`drkit.engine.play`, `drkit.engine.recovery`). What was seen goes into the run's directory as it
 happens; the verdict is made from that directory afterwards, by whoever finishes the run (`drkit.engine.finish`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
-from typing import Any
+from collections.abc import Mapping
 
 from drkit.catalog import Experiment
 from drkit.engine.address import spec_of
@@ -22,12 +19,17 @@ from drkit.engine.identity import identity_of
 from drkit.engine.plan import refuse_drift, resolve
 from drkit.engine.play import Play
 from drkit.engine.progress import Nobody, ProbeView, Progress, Shielded, Watcher
+from drkit.engine.recovery import Ask, Wishes, plan_recovery, recover, resume
 from drkit.engine.session import hold
+from drkit.engine.stopping import signals
 from drkit.model import Plan, RunRecord
 from drkit.project import Project
 from drkit.targets import Target
 
-__all__ = ["Nobody", "ProbeView", "Progress", "Watcher", "finish", "plan", "record_of", "run"]
+__all__ = [
+    "Ask", "Nobody", "ProbeView", "Progress", "Watcher", "Wishes", "finish", "plan", "plan_recovery", "record_of",
+    "recover", "resume", "run",
+]  # fmt: skip
 
 
 def plan(experiment: Experiment, target: Target, project: Project, variables: Mapping[str, str] | None = None) -> Plan:
@@ -76,34 +78,7 @@ def run(
             lost=abort,
             stop=stop,
         ) as session,
-        _signals(abort),
+        signals(abort),
     ):
         Play(experiment, resolved, session, Shielded(watcher or Nobody()), why_stopped, abort).play()
         return finish(session.run)
-
-
-@contextlib.contextmanager
-def _signals(abort: Callable[[str], None]) -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and a closed terminal into an abort; one that is ignored (nohup) stays so.
-
-    A second one is the default again: it ends drkit, and the guardian puts things back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.signal(number, old[number])
-        why = f"a person stopped it ({signal.Signals(number).name})"
-        # From another thread: this one may be inside the very lock that the abort takes.
-        threading.Thread(target=abort, args=(why,), name="abort", daemon=True).start()
-
-    for number in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            old[number] = signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

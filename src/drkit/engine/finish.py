@@ -22,7 +22,7 @@ def record_of(run: RunDir) -> RunRecord:
     A run that was cut short has a record too. Raises RunDirError when even run.json is unreadable.
     """
     identity = run.identity
-    history = History(run.marks(), tuple(_series(p) for p in run.probe_files()), run.survivors())
+    history = History(run.marks(), _all_series(run), run.survivors())
     settings = measure.Settings(**identity["settings"])
     objective = Objective(**identity["objective"])
     measurement = measure.measure(history, settings)
@@ -72,12 +72,20 @@ def finish(run: RunDir) -> RunRecord:
     return record
 
 
-def _series(path: Path) -> Series:
+def _all_series(run: RunDir) -> tuple[Series, ...]:
+    """Return one series for each probe: NAME.jsonl, and NAME@2.jsonl, … of those that went on for it after a resume."""
+    files: dict[str, list[Path]] = {}
+    for path in run.probe_files():
+        files.setdefault(path.stem.partition("@")[0], []).append(path)
+    return tuple(_series(*paths) for paths in files.values())
+
+
+def _series(*paths: Path) -> Series:
     """Return one probe's attempts; of a file that was cut within its first line, none, and that it is not complete."""
     try:
-        return probes.read(path)
+        return probes.read(*paths)
     except RunDirError:
-        return Series(path.stem, ProbeKind.HTTP, Role.SERVICE, 0.0, 0.0, (), complete=False)
+        return Series(paths[0].stem, ProbeKind.HTTP, Role.SERVICE, 0.0, 0.0, (), complete=False)
 
 
 def _journal(run: RunDir, record: RunRecord) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def resolve(experiment: Experiment, target: Target, project: Project, variables:
         "configuration": configuration,
         "effects": [asdict(e) for e in effects],
     }
-    durations = _durations(project, experiment.name, target.kind)
+    durations = durations_of(project, experiment.name, target.kind)
     plan_value = Plan(
         name=experiment.name,
         target=target.name,
@@ -94,12 +94,12 @@ def resolve(experiment: Experiment, target: Target, project: Project, variables:
     return Resolved(plan_value, configuration, secrets, tuple(unresolved))
 
 
-def refuse_drift(plan: Plan, approved_digest: str) -> None:
+def refuse_drift(plan: Plan, approved_digest: str, command: str = "drkit plan") -> None:
     """Raise PlanDrift unless the plan is the one that was approved (a digest, or its first 8 or more characters)."""
     if len(approved_digest) < 8 or not plan.digest.startswith(approved_digest.lower()):
         raise PlanDrift(
             f"the plan is now {plan.digest[:12]}, not {approved_digest[:12]}: the target or the experiment has changed",
-            f"look at it again: drkit plan {plan.name}",
+            f"look at it again: {command} {plan.name}",
         )
 
 
@@ -114,7 +114,7 @@ def _whose(provider: Mapping[str, Any]) -> str:
     return str(provider.get("module") or provider.get("path") or provider.get("url") or "it")
 
 
-def _durations(project: Project, name: str, kind: str) -> list[float]:
+def durations_of(project: Project, name: str, kind: str) -> list[float]:
     """Return how long earlier runs of the same experiment on the same kind of target took, in seconds."""
     found: list[float] = []
     for run in RunDir.all(project.reports)[-50:]:

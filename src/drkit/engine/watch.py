@@ -132,8 +132,12 @@ class Watch:
         guards: Guards,
         failover_asked: Callable[[], bool],
         abort: Callable[[str], None],
+        events: bool = True,
     ) -> None:
-        """abort: called once, with the reason, when a guard trips. failover_asked: whether this run has forced one."""
+        """abort: called once, with the reason, when a guard trips. failover_asked: whether this run has forced one.
+
+        events: ask RDS of the first region what it reports; a recovery does not depend on that region's answers.
+        """
         self._run, self._target, self._watcher, self._name = run, target, watcher, name
         self._failover_asked = failover_asked
         self._followers: list[_Follower] = []
@@ -152,7 +156,7 @@ class Watch:
         self._seen_events: set[tuple[datetime, str]] = set()
         self._events_since = clock.wall_utc()
         self._threads = [threading.Thread(target=self._follow, name="watch", daemon=True)]
-        if target.database:
+        if target.database and events:
             self._threads.append(threading.Thread(target=self._events, name="rds-events", daemon=True))
         if guards.alarms:
             self._threads.append(threading.Thread(target=self._watch_alarms, name="alarms", daemon=True))

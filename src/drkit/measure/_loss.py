@@ -59,6 +59,10 @@ def account(
 
     lost = sorted(missing & counted, key=lambda s: (by_seq[s].done_ns, s))
     unrecorded = _may_be_unrecorded(series)
+
+    def on_record(seq: int) -> bool:
+        return (unrecorded is None or seq <= unrecorded) and not any(lo <= seq < hi for lo, hi in series.unrecorded)
+
     holes, rpa = _recovery_point(series, [by_seq[s] for s in lost], counted, read, outages, fault)
     return LossAccount(
         series=series.name,
@@ -68,7 +72,7 @@ def account(
         read=len(read),
         lost=tuple(sorted(lost)),
         recovered=tuple(sorted(of[Outcome.UNKNOWN] & read)),
-        phantom=tuple(sorted(s for s in read - by_seq.keys() if unrecorded is None or s <= unrecorded)),
+        phantom=tuple(sorted(s for s in read - by_seq.keys() if on_record(s))),
         resurrected=tuple(sorted(of[Outcome.FAILED] & read)),
         corrupt=tuple(sorted(corrupt)),
         duplicated=tuple(sorted(duplicated)),

@@ -41,7 +41,8 @@ def measure(history: History, settings: Settings) -> Measurement:
     fault = _fault(history.marks)
     undo_ns = _undo_ns(history.marks)
     by_series = {s.name: outages(s, settings) for s in service}
-    spans = {s.name: _span(s, by_series[s.name], fault, undo_ns, settings) for s in service}
+    told = _moment(_first(history.marks, MarkKind.IMPACT))
+    spans = {s.name: _span(s, by_series[s.name], fault, undo_ns, told, settings) for s in service}
     total = _hull([spans[s.name] for s in headline])
 
     unmeasured: dict[str, str] = {}
@@ -87,17 +88,28 @@ class _Span:
     why: str = ""
 
 
-def _span(series: Series, found: Sequence[Outage], fault: Moment | None, undo_ns: float, settings: Settings) -> _Span:
-    """Return what one series knows of the outages since the fault."""
+def _span(
+    series: Series,
+    found: Sequence[Outage],
+    fault: Moment | None,
+    undo_ns: float,
+    told: Moment | None,
+    settings: Settings,
+) -> _Span:
+    """Return what one series knows of the outages since the fault.
+
+    told: since when the service was down, of a recovery that began after its outage; nothing is known of it here.
+    """
     counted = [o for o in found if fault is None or o.end_hi_ns is None or o.end_hi_ns >= fault[0]]
     if not counted:
         return _untouched(series, fault, settings)
     first, last = counted[0], counted[-1]
     successes = [a for a in series.attempts if a.outcome is Outcome.OK]
     older = first.recovered and math.isinf(first.lasted.hi_s)
-    if older or not any(a.done_ns <= first.start_hi_ns and a.sent_ns <= first.start_lo_ns for a in successes):
+    unseen = older or not any(a.done_ns <= first.start_hi_ns and a.sent_ns <= first.start_lo_ns for a in successes)
+    if unseen and told is None:
         return _Span(why=f"{series.name}: nothing succeeded before the first failure")
-    impact = (first.start_lo_ns, first.start_hi_ns)
+    impact = told if unseen and told is not None else (first.start_lo_ns, first.start_hi_ns)
     last_failure_ns = max(a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK)
     if last.end_lo_ns is None or last.end_hi_ns is None:
         return _Span(impact, None, last_failure_ns, _difference((last_failure_ns, math.inf), impact, floor_s=0.0))
@@ -106,7 +118,7 @@ def _span(series: Series, found: Sequence[Outage], fault: Moment | None, undo_ns
         down_until_ns = min(int(undo_ns), max(cured))
         return _Span(impact, None, down_until_ns, _difference((down_until_ns, math.inf), impact, floor_s=0.0))
     restored = (last.end_lo_ns, last.end_hi_ns)
-    lasted = first.lasted if first is last else _difference(restored, impact, floor_s=0.0)
+    lasted = first.lasted if first is last and not unseen else _difference(restored, impact, floor_s=0.0)
     return _Span(impact, restored, last_failure_ns, lasted)
 
 
@@ -233,7 +245,7 @@ def _last(marks: Sequence[Mark], kind: MarkKind) -> Mark | None:
 
 def _plan_start(marks: Sequence[Mark]) -> Mark | None:
     """Return when the first step of a recovery plan was begun; None if the target recovered by itself."""
-    carried_out = {m.name for m in marks if m.kind is MarkKind.ACTIVITY}
+    carried_out = {m.name for m in marks if m.kind in {MarkKind.ACTIVITY, MarkKind.STEP}} | {"playbook"}
     return _first([m for m in marks if m.name in carried_out], MarkKind.DECLARED)
 
 

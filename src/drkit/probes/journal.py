@@ -10,9 +10,10 @@ A lost tick is one that was skipped, or (as an ordinary attempt) sent later than
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class _Ticks:
     """Counts ticks while lines are read, so that a file without its last line still has them."""
 
     every_ns: int
+    first: int = 0
     due: int = 0
     lost: int = 0
     ended: bool = False
@@ -92,7 +94,7 @@ class _Ticks:
             self.due, self.lost, self.ended = line["due"], line["lost"], True
             return None
         if "lost" in line:
-            self.due = max(self.due, line["k"] + line["n"])
+            self.due = max(self.due, line["k"] + line["n"] - self.first)
             self.lost += line["n"]
             return None
         attempt = Attempt(
@@ -104,7 +106,7 @@ class _Ticks:
             error=ErrorClass(line["e"]) if "e" in line else None,
             detail=line.get("m", ""),
         )
-        self.due = max(self.due, attempt.seq + 1)
+        self.due = max(self.due, attempt.seq + 1 - self.first)
         self.lost += is_late(attempt, self.every_ns)
         return attempt
 
@@ -141,7 +143,7 @@ class Tail:
                 line = json.loads(raw)
                 if self.spec is None:
                     self.spec = _spec(line)
-                    self.ticks = _Ticks(int(self.spec.every_s * clock.NS_PER_S))
+                    self.ticks = _Ticks(int(self.spec.every_s * clock.NS_PER_S), self.spec.first_seq)
                 elif (attempt := self.ticks.take(line)) is not None:
                     attempts.append(attempt)
             except (ValueError, KeyError, TypeError) as error:
@@ -149,12 +151,41 @@ class Tail:
         return attempts
 
 
-def read(path: Path) -> Series:
-    """Return the attempts of a probe's file in the order sent.
+GENERATION = 1_000_000_000  # sequence numbers of each probe that goes on for one that died
 
-    A torn last line is dropped; without an end line the series is not `complete`. Raises RunDirError if there is no
-    such file, no first line, or a damaged line in the middle.
+
+def read(*paths: Path) -> Series:
+    """Return the attempts of a probe's file in the order sent; of several, those of the probes that went on for it.
+
+    A torn last line is dropped; without an end line the series is not `complete`. Of probes that died before another
+    went on the last attempts may be `unrecorded`. Raises RunDirError if there is no such file, no first line, or a
+    damaged line in the middle.
     """
+    lives = sorted((_read(path) for path in paths), key=lambda life: life[0].first_seq)
+    series = [s for _, s in lives]
+    died = [
+        (_must_be_recorded(one) + 1 if one.attempts else spec.first_seq, following.first_seq)
+        for (spec, one), (following, _) in itertools.pairwise(lives)
+        if not one.complete
+    ]
+    return replace(
+        series[-1],
+        attempts=tuple(a for s in series for a in s.attempts),
+        ticks_due=sum(s.ticks_due for s in series),
+        ticks_lost=sum(s.ticks_lost for s in series),
+        unrecorded=tuple(died),
+    )
+
+
+def _must_be_recorded(series: Series) -> int:
+    """Return the newest sequence number that was certainly written down: its time was over well before the end."""
+    last_ns = max(a.done_ns for a in series.attempts)
+    horizon_ns = last_ns - round((series.timeout_s + 1.0) * clock.NS_PER_S)
+    first = min(a.seq for a in series.attempts)
+    return max((a.seq for a in series.attempts if a.due_ns <= horizon_ns), default=first - 1)
+
+
+def _read(path: Path) -> tuple[ProbeSpec, Series]:
     if not path.exists():
         raise errors.RunDirError(f"no probe file: {path}")
     tail = Tail(path)
@@ -162,7 +193,7 @@ def read(path: Path) -> Series:
     spec = tail.spec
     if spec is None:
         raise errors.RunDirError(f"not a probe's file: {path}")
-    return Series(
+    return spec, Series(
         name=spec.name,
         kind=spec.kind,
         role=spec.role,

@@ -44,6 +44,7 @@ class Loop:
     def __init__(self, spec: ProbeSpec, client: Client, writer: journal.Writer) -> None:
         self._client = client
         self._writer = writer
+        self._first = spec.first_seq
         self._every_ns = round(spec.every_s * clock.NS_PER_S)
         self._timeout_ns = round(spec.timeout_s * clock.NS_PER_S)
         self._too_slow_ns = None if spec.too_slow_s is None else round(spec.too_slow_s * clock.NS_PER_S)
@@ -98,12 +99,12 @@ class Loop:
         """Start the attempts that are due. Ticks more than a period old are not made up for: they are lost."""
         stale = (now_ns - origin_ns) // self._every_ns - self._next
         if stale > 0:
-            self._lose(self._next, stale, origin_ns + self._next * self._every_ns, "late")
+            self._lose(self._first + self._next, stale, origin_ns + self._next * self._every_ns, "late")
             self._next += stale
         due_ns = origin_ns + self._next * self._every_ns
         if due_ns > now_ns:
             return
-        seq, self._next = self._next, self._next + 1
+        seq, self._next = self._first + self._next, self._next + 1
         if len(self._flights) >= self._room:
             self._lose(seq, 1, due_ns, "too many attempts under way")
             return

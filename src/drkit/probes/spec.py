@@ -28,6 +28,7 @@ class ProbeSpec:
     every_s: float
     timeout_s: float
     connection: Connection = Connection.FRESH
+    first_seq: int = 0  # where numbers begin: a probe that goes on for one that died starts far above it
 
     url: str = ""  # http
     method: str = "GET"

@@ -106,6 +106,7 @@ class Target:
     network: NetworkTarget | None = None
     kubeconfig: str | None = None
     hosts: Mapping[str, str] = field(default_factory=dict)  # names that this machine can't resolve ("*.x.y") → address
+    copy_of: str | None = None  # the target of which this is a copy: playbooks may be practised here
     lab: LabInfo | None = None
 
     def address(self, host: str) -> str:

@@ -1,0 +1,449 @@
+"""Ordered steps that can be killed anywhere: what a step is, where each stands, and how they are played.
+
+    @step(plan=_plan_promote)
+    def promote(recovery: Recovery, *, instance_id: str) -> Step:
+        '''Make a replica a writer.'''
+        return Step(done=lambda: …, act=lambda: …)
+
+A step is `done?` + `act`. `done` is asked first: already true means that nothing is to be done, so every step may be
+played again after a kill. What must be known before (from which zone to fail over) is `observe`d once and on disk before
+`act`. Where a run stands is a pure function of its history: nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, TypeVar
+
+from drkit import clock
+from drkit.catalog import StepCall, arguments_of, filled_text, single, step_function
+from drkit.clock import NS_PER_S
+from drkit.errors import Aborted, DrkitError, Refused, StepFailed, TargetError, TimedOut, UsageError
+from drkit.guard import Permit
+from drkit.model import Effect, Mark, MarkKind
+from drkit.rundir import RunDir
+from drkit.targets import Target
+from drkit.undo import UndoJournal
+
+Facts = Mapping[str, Any]  # survives JSON
+Planner = Callable[..., tuple[Effect, ...]]  # (target, **the step's arguments), with read-only calls
+Function = TypeVar("Function", bound=Callable[..., "Step"])
+Purpose = Literal["recovery", "check", "fence", "verification", "redundancy", "preparation"]
+LEAST_S = 30.0  # a step has at least this long, however fast the target
+
+
+def nothing() -> None:
+    """Do nothing: the act of a step that only waits for something to come true."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step aimed at a target. Its functions may be called any number of times and raise DrkitError."""
+
+    done: Callable[[], bool]
+    act: Callable[[], Facts | None] = nothing  # asks first whether its effect is under way already
+    result: Callable[[], Facts] = dict  # asked once it is done: what the report and later steps are to know
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One recovery under way, as its steps see it."""
+
+    target: Target
+    permit: Permit
+    undo: UndoJournal
+    run: RunDir
+    stop: threading.Event  # set when the run is to stop; waits give up
+    say: Callable[[str], None]
+    stable: Callable[[float], bool]  # whether every client has been answered for so many seconds
+    read_ledger: Callable[[], Facts]  # reads the clients' rows back; {"acknowledged", "lost", "verified"}
+    known: Callable[[str], Facts]  # facts and result of a step by name; {} if it has none yet
+
+    @property
+    def every_s(self) -> float:
+        """How often the control plane is asked."""
+        return 0.1 if self.target.kind == "lab" else 5.0
+
+    def wait(self, holds: Callable[[], bool], what: str, *, timeout_s: float) -> None:
+        """Wait inside an act. timeout_s: on AWS; shortened by the target's pace. Raises TimedOut, Aborted."""
+        clock.wait_until(
+            holds, what, timeout_s=max(LEAST_S, timeout_s * self.target.pace), every_s=self.every_s, stop=self.stop
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What is known of a step's function: `drkit_step`."""
+
+    plan: Planner | None
+    observe: Callable[..., Facts] | None  # (recovery, **arguments)
+    purpose: Purpose
+    lasting: bool  # its effect must still hold whenever the run is resumed
+
+
+def step(
+    *,
+    plan: Planner | None = None,
+    observe: Callable[..., Facts] | None = None,
+    purpose: Purpose = "recovery",
+    lasting: bool = False,
+) -> Callable[[Function], Function]:
+    """Mark a function `fn(recovery, **arguments) -> Step` (with `facts` among its parameters if it observes).
+
+    plan: the effects it will have, none for one that changes nothing. purpose: what the measurement makes of it;
+    "check" is for prerequisites.
+    """
+
+    def mark(function: Function) -> Function:
+        function.drkit_step = StepInfo(plan, observe, purpose, lasting)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def info_of(call: StepCall) -> StepInfo:
+    """Return what is known of the function that a checked call names."""
+    info: StepInfo = step_function(call).drkit_step  # type: ignore[attr-defined]
+    return info
+
+
+# --- where a run stands -----------------------------------------------------------------------------------------------
+
+State = Literal["pending", "begun", "waiting", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one step stands. `tries`: how often it was begun."""
+
+    name: str
+    state: State = "pending"
+    facts: Facts | None = None  # None: not observed
+    result: Facts = field(default_factory=dict)
+    tries: int = 0
+    began_ns: int | None = None
+    ended_ns: int | None = None
+    why: str = ""
+    already: bool = False  # it was done before anything was done for it
+    by: str = ""  # of what people decided: who
+    note: str = ""
+
+
+def standings(marks: Iterable[Mark], names: Iterable[str]) -> dict[str, Standing]:
+    """Return where each step stands after these marks. Pure."""
+    found = {name: Standing(name) for name in names}
+    for mark in marks:
+        if mark.name in found:
+            found[mark.name] = _after(found[mark.name], mark)
+    return found
+
+
+def _after(now: Standing, mark: Mark) -> Standing:
+    detail = mark.detail
+    if mark.kind is MarkKind.ANSWER:
+        return replace(now, by=str(detail["by"]), note=str(detail["note"]))
+    if mark.kind is not MarkKind.STEP:
+        return now
+    match detail["state"]:
+        case "observed":
+            return replace(now, facts=detail["facts"])
+        case "begun" | "waiting" as state:
+            began_ns = now.began_ns or mark.t_lo_ns
+            return replace(now, state=state, tries=now.tries + 1, began_ns=began_ns, ended_ns=None, why="")
+        case state:
+            return replace(
+                now,
+                state=state,
+                ended_ns=mark.t_hi_ns,
+                why=str(detail.get("why", "")),
+                result=detail.get("result") or {},
+                already=bool(detail.get("already")),
+            )
+
+
+def answer_of(marks: Sequence[Mark], name: str) -> Mark | None:
+    """Return the answer to the question that a step asks now: the first one since it was last asked. Pure."""
+    asked = max((n for n, m in enumerate(marks) if _is_waiting(m, name)), default=None)
+    if asked is None:
+        return None
+    return next((m for m in marks[asked:] if m.kind is MarkKind.ANSWER and m.name == name), None)
+
+
+def open_question(marks: Sequence[Mark], name: str) -> bool:
+    """Return whether a step waits for an answer and has none. Pure."""
+    last = next((m for m in reversed(marks) if m.name == name and m.kind in (MarkKind.STEP, MarkKind.ANSWER)), None)
+    return last is not None and _is_waiting(last, name)
+
+
+def _is_waiting(mark: Mark, name: str) -> bool:
+    return mark.kind is MarkKind.STEP and mark.name == name and mark.detail.get("state") == "waiting"
+
+
+# --- playing ----------------------------------------------------------------------------------------------------------
+
+
+class Player:
+    """Plays the steps of one run in order, from wherever its history says that it stands."""
+
+    def __init__(
+        self,
+        calls: Sequence[StepCall],
+        recovery: Recovery,
+        *,
+        variables: Mapping[str, str],
+        started_by: str,
+        ask: Callable[[StepCall, str], None] = lambda *_: None,
+    ) -> None:
+        """ask: told of each question to a person, with its text; answers are looked for in the history."""
+        self._calls, self._recovery, self._variables = tuple(calls), recovery, variables
+        self._started_by, self._ask = started_by, ask
+        self._names = [c.name for c in single(self._calls)]
+        self._standing = standings(recovery.run.marks(), self._names)
+        self._lock = threading.Lock()
+        self._declared = any(m.kind is MarkKind.DECLARED for m in recovery.run.marks())
+        self._begun = any(m.kind is MarkKind.RECOVERY_START for m in recovery.run.marks())
+
+    def standing(self, name: str) -> Standing:
+        with self._lock:
+            return self._standing[name]
+
+    def known(self, name: str) -> Facts:
+        """Return what a step observed and what came of it."""
+        with self._lock:
+            now = self._standing.get(name)
+        return {} if now is None else {**(now.facts or {}), **now.result}
+
+    def check(self, calls: Sequence[StepCall]) -> tuple[str, ...]:
+        """Ask the prerequisites; return a sentence for each that does not hold. Nothing is changed."""
+        missing = []
+        for call in calls:
+            try:
+                held, why = self._made(call, None).done(), "it does not hold"
+            except DrkitError as e:
+                held, why = False, e.message
+            self._recovery.run.mark(MarkKind.HYPOTHESIS, call.name, when="prerequisite", held=held, why=why)
+            if not held:
+                missing.append(f"{call.name}: {why}")
+        return tuple(missing)
+
+    def play(self) -> None:
+        """Play to the end. Raises StepFailed with the step that did not succeed, Aborted when the run is to stop."""
+        self._ask_again()
+        for call in self._calls:
+            if call.parallel:
+                self._side_by_side(call)
+            else:
+                self._one(call)
+
+    def _ask_again(self) -> None:
+        """Of a run that is resumed: what was done and has to last must still be true."""
+        for call in single(self._calls):
+            if self.standing(call.name).state != "done" or not call.step or not info_of(call).lasting:
+                continue
+            if not self._is_done(self._made(call, self.standing(call.name).facts), call.name):
+                self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")
+                raise StepFailed(call.name, "it was done, and it is not so any more: somebody changed it")
+
+    def _side_by_side(self, block: StepCall) -> None:
+        problems: list[BaseException] = []
+
+        def play(call: StepCall) -> None:
+            try:
+                self._one(call)
+            except BaseException as e:  # noqa: BLE001  (raised again below, in the thread that plays)
+                problems.append(e)
+
+        threads = [threading.Thread(target=play, args=(c,), name=c.name, daemon=True) for c in block.parallel]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        problems.sort(key=lambda e: isinstance(e, StepFailed))
+        if problems:
+            raise problems[0]
+
+    def _one(self, call: StepCall) -> None:
+        self._raise_if_stopped()
+        if self.standing(call.name).state == "done":
+            return
+        if call.by_person:
+            self._person(call)
+        else:
+            self._step(call)
+
+    # --- what drkit does ----------------------------------------------------------------------------------------------
+
+    def _step(self, call: StepCall) -> None:
+        name, info = call.name, info_of(call)
+        facts = self._observed(call, info)
+        made = self._made(call, facts)
+        began_ns = clock.now_ns()
+        already = self._is_done(made, name)
+        if not already:
+            self._declare("the start of the playbook")
+            if info.purpose in ("recovery", "fence", "preparation") and not self._begun:
+                self._begun = True
+                self._recovery.run.mark(MarkKind.RECOVERY_START, name)
+            self._note(name, "begun")
+            self._recovery.say(f"{name} …")
+            self._carry_out(call, made, began_ns)
+        result = self._result(made, name)
+        lo_ns = began_ns if already else None
+        self._note(name, "done", already=already, result=result)
+        self._stands_for(info, name, lo_ns or began_ns)
+        self._recovery.say(f"{name}: {'was done already' if already else 'done'}{_told(result)}")
+
+    def _observed(self, call: StepCall, info: StepInfo) -> Facts | None:
+        """Return what the step has to know from before its effect: asked once, and on disk when this returns."""
+        facts = self.standing(call.name).facts
+        if facts is None and info.observe is not None:
+            try:
+                facts = info.observe(self._recovery, **arguments_of(call, self._variables))
+            except DrkitError as e:
+                self._fail(call.name, e)
+            self._note(call.name, "observed", facts=facts)
+        return facts
+
+    def _made(self, call: StepCall, facts: Facts | None) -> Step:
+        function = step_function(call)
+        arguments = arguments_of(call, self._variables)
+        if info_of(call).observe is not None:
+            arguments["facts"] = facts
+        made: Step = function(self._recovery, **arguments)
+        return made
+
+    def _is_done(self, made: Step, name: str) -> bool:
+        """Ask whether a step is done; an answer that can't be had for now is no."""
+        try:
+            return made.done()
+        except TargetError:
+            return False
+        except DrkitError as e:
+            self._fail(name, e)
+
+    def _carry_out(self, call: StepCall, made: Step, began_ns: int) -> None:
+        """Act, and wait until it is done."""
+        limit_s = max(LEAST_S, call.timeout_s * self._recovery.target.pace)
+        box: list[BaseException | None] = []
+
+        def act() -> None:
+            try:
+                self._recovery.permit.check()
+                made.act()
+                box.append(None)
+            except BaseException as e:  # noqa: BLE001  (looked at below, in the thread that plays)
+                box.append(e)
+
+        worker = threading.Thread(target=act, name=call.name, daemon=True)
+        worker.start()
+        worker.join(limit_s)
+        if not box:
+            self._recovery.permit.revoke(f"{call.name} was not waited for any longer")
+            self._fail(call.name, TimedOut(f"not finished within {limit_s:g} s"))
+        if (problem := box[0]) is not None:
+            self._raise_if_stopped()
+            if not isinstance(problem, DrkitError):
+                problem = UsageError(f"{type(problem).__name__}: {problem}", "this is a defect of the step")
+            self._fail(call.name, problem)
+        last: list[str] = [""]
+
+        def done() -> bool:
+            try:
+                last[0] = ""
+                return made.done()
+            except TargetError as e:  # the control plane may be silent for a while
+                last[0] = e.message
+                return False
+
+        left_s = max(1.0, limit_s - (clock.now_ns() - began_ns) / NS_PER_S)
+        try:
+            clock.wait_until(
+                done, f"{call.name} is done", timeout_s=left_s, every_s=self._recovery.every_s, stop=self._recovery.stop
+            )
+        except TimedOut:
+            why = f"what it should have brought about was not seen within {limit_s:g} s"
+            self._fail(call.name, TimedOut(why + (f" ({last[0]})" if last[0] else "")))
+        except Aborted:
+            raise
+        except DrkitError as e:
+            self._fail(call.name, e)
+
+    def _result(self, made: Step, name: str) -> Facts:
+        try:
+            return made.result()
+        except DrkitError as e:
+            self._fail(name, e)
+
+    def _stands_for(self, info: StepInfo, name: str, lo_ns: int) -> None:
+        """Write down which of the measurement's events this step is."""
+        run = self._recovery.run
+        if info.purpose in ("recovery", "fence"):
+            run.mark(MarkKind.RECOVERY_END, name, t_lo_ns=lo_ns)
+        elif info.purpose == "redundancy":
+            run.mark(MarkKind.REDUNDANCY_RESTORED, name, t_lo_ns=lo_ns)
+
+    def _declare(self, by: str) -> None:
+        with self._lock:
+            if self._declared:
+                return
+            self._declared = True
+        self._recovery.run.mark(MarkKind.DECLARED, "playbook", by=by)
+
+    # --- what people decide and do ------------------------------------------------------------------------------------
+
+    def _person(self, call: StepCall) -> None:
+        name, run = call.name, self._recovery.run
+        text = filled_text(call.approval or call.manual, self._variables)
+        if not open_question(run.marks(), name):
+            self._note(name, "waiting")
+        else:
+            self._recovery.say(f"{name}: still waits for its answer")
+        self._ask(call, text)
+        answer: list[Mark] = []
+
+        def answered() -> bool:
+            found = answer_of(run.marks(), name)
+            answer[:] = [found] if found is not None else []
+            return bool(answer)
+
+        try:
+            clock.wait_until(
+                answered, f"{name} is answered", timeout_s=call.timeout_s, every_s=0.2, stop=self._recovery.stop
+            )
+        except TimedOut:
+            self._fail(name, TimedOut(f"nobody answered within {call.timeout_s:g} s"))
+        said = answer[0].detail
+        if said["yes"] is not True:
+            self._fail(name, Refused(f"{said['by']} said no" + (f": {said['note']}" if said["note"] else "")))
+        if call.four_eyes and said["by"] == self._started_by:
+            self._fail(name, Refused(f"{said['by']} has started this run: another person has to approve"))
+        if call.approval:
+            self._declare(f"{said['by']}, {name}")
+        self._note(name, "done", result={"by": said["by"], "note": said["note"]})
+        self._recovery.say(f"{name}: {'approved' if call.approval else 'confirmed'} by {said['by']}")
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _note(self, name: str, state: str, **detail: Any) -> None:
+        """Write down where a step stands; it is on disk when this returns."""
+        mark = self._recovery.run.mark(MarkKind.STEP, name, state=state, **detail)
+        with self._lock:
+            self._standing[name] = _after(self._standing[name], mark)
+
+    def _fail(self, name: str, e: DrkitError) -> NoReturn:
+        self._note(name, "failed", why=e.message, hint=e.hint)
+        raise StepFailed(name, e.message, e.hint) from e
+
+    def _raise_if_stopped(self) -> None:
+        if self._recovery.stop.is_set():
+            raise Aborted("the run was stopped")
+
+
+def _told(result: Facts) -> str:
+    """Return a result as the end of a sentence."""
+    words = [
+        f"{key.replace('_', ' ')} {value}" for key, value in result.items() if isinstance(value, str | int | float)
+    ]
+    return f" ({', '.join(words)})" if words else ""
