@@ -1,7 +1,7 @@
 """Run one playbook: plan, lock, claim, probes, steps, measurement, report; and go on with one that was left.
 
-Unlike an experiment, a playbook has no guardian and undoes nothing by itself: what is half recovered stays as it is, and
-`resume` goes on from the run's directory alone. When it comes to its end its effects are kept.
+Unlike an experiment, a playbook has no guardian and undoes nothing by itself: what is half recovered stays as it is,
+and `resume` goes on from the run's directory alone. When it comes to its end its effects are kept.
 """
 
 from __future__ import annotations

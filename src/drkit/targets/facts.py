@@ -25,8 +25,8 @@ def gather(
 
     recovery: ask only what a recovery depends on, in the region that recovers; the first one may be gone.
     """
-    from drkit.targets.aws.claims import Claims, home_region
     from drkit.targets.aws.alarms import firing
+    from drkit.targets.aws.claims import Claims, home_region
     from drkit.targets.aws.parameters import Parameters
 
     if recovery:
