@@ -15,14 +15,13 @@ from drkit.errors import Refused, TargetError, UsageError
 from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
-from drkit.targets.aws.account import Account, named, tags_of
+from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_ec2.type_defs import NetworkAclTypeDef
 
-RUN_TAG = "drkit:run"  # on everything that drkit makes for the time of a run
 IAM_ISOLATE = (
     "ec2:CreateNetworkAcl", "ec2:CreateTags", "ec2:DeleteNetworkAcl", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets",
     "ec2:ReplaceNetworkAclAssociation",
@@ -52,8 +51,8 @@ class Subnets:
     """The subnets of a target's VPC in one region."""
 
     def __init__(self, target: Target, region: str = "") -> None:
-        self._account = Account(target)
         self._region = region or target.region
+        self._account = Account(target, self._region)
         self._ec2 = self._account.client("ec2", self._region)
 
     def in_zone(self, zone: str) -> tuple[Subnet, ...]:
@@ -118,7 +117,7 @@ class Subnets:
         named(subnet_id, "subnet")
         self._account.may_break(permit)
         (subnet,) = self._ec2.describe_subnets(SubnetIds=[subnet_id])["Subnets"]
-        self._account.must_consent(subnet_id, tags_of(subnet.get("Tags")))
+        self._account.must_consent(subnet_id, tags_of(subnet.get("Tags")), permit)
         now = self.association(subnet_id)
         if now.acl_run == permit.run_id:
             return
@@ -178,8 +177,8 @@ class Subnets:
 def acls_of_runs(target: Target, region: str) -> tuple[str, ...]:
     """Return the ids of all network ACLs in the target's VPC that drkit made, of whatever run."""
     pages = (
-        Account(target)
-        .client("ec2", region)
+        Account(target, region)
+        .client("ec2")
         .get_paginator("describe_network_acls")
         .paginate(
             Filters=[{"Name": "vpc-id", "Values": [vpc_of(target, region)]}, {"Name": "tag-key", "Values": [RUN_TAG]}]
@@ -201,14 +200,14 @@ def vpc_of(target: Target, region: str) -> str:
 def restore_acl(target: Target, *, aws_region: str, subnet_id: str, acl_id: str) -> str:
     """Give a subnet the network ACL it had."""
     subnets = Subnets(target, aws_region)
-    Account(target).assert_account()
+    Account(target, aws_region).assert_account()
     if subnets.association(subnet_id).acl_id == acl_id:
         return f"{subnet_id} has its network ACL {acl_id}"
     subnets._associate(subnet_id, acl_id)
     return f"gave {subnet_id} its network ACL {acl_id} back"
 
 
-def _delete_acl(ec2: EC2Client, acl_id: str) -> None:
+def delete_acl(ec2: EC2Client, acl_id: str) -> None:
     """Delete a network ACL, one that is gone is fine; EC2 may hold it for in use for a moment after the last swap."""
 
     def gone() -> bool:
@@ -229,10 +228,10 @@ def delete_deny_acl(target: Target, *, aws_region: str, vpc_id: str, run_id: str
     """Delete the ACL that a run made; one that a subnet still has is an error."""
     named(run_id, "run")
     subnets = Subnets(target, aws_region)
-    account = Account(target)
+    account = Account(target, aws_region)
     account.assert_account()
     made = subnets._acls(f"tag:{RUN_TAG}", run_id, named(vpc_id, "VPC"))
     ec2 = account.client("ec2", aws_region)
     for acl in made:
-        _delete_acl(ec2, acl["NetworkAclId"])
+        delete_acl(ec2, acl["NetworkAclId"])
     return f"deleted {len(made)} network ACL(s) of run {run_id} in {vpc_id}"
