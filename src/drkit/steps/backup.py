@@ -12,9 +12,10 @@ from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.names import endpoint_of, instance_of, region_of
 from drkit.targets import Target, contents, postgres
-from drkit.targets.aws.backups import IAM_RESTORE, IAM_SNAPSHOT_COPY
-from drkit.targets.aws.network import RUN_TAG
+from drkit.targets.aws.account import RUN_TAG
+from drkit.targets.aws.backups import IAM_RESTORE
 from drkit.targets.aws.permissions import asks
+from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
 _IAM_WINDOW = ("rds:DescribeDBInstanceAutomatedBackups", "rds:DescribeDBSnapshots")
@@ -56,7 +57,7 @@ def can_be_restored(recovery: Recovery, *, instance: str, region: str, to_time: 
                 )
             if at is not None:
                 raise Refused(
-                    f"there are only snapshots of {instance_id}, the newest of {snapshots[0].created:%Y-%m-%dT%H:%M:%SZ}",
+                    f"there are only snapshots of {instance_id}, the newest of {snapshots[0].created}",
                     "leave --to-time out to restore that one",
                 )
             return True
@@ -93,7 +94,7 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
     if not snapshots:
         raise Refused(f"there is no backup of {instance_id} in {name}", "nothing can be restored")
     return {
-        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": snapshots[0].created.isoformat(),
+        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": str(snapshots[0].created or ""),
         "settings": settings, "asked_at": clock.wall_utc().isoformat(),
     }  # fmt: skip
 
@@ -103,8 +104,12 @@ def _plan_restore(
 ) -> tuple[Effect, ...]:
     from drkit.targets.aws import Backups
 
-    backups = Backups(target, region_of(target, region))
-    return backups.plan_restore(instance_of(target, instance), instance_of(target, new), moment_of(to_time))
+    backups, instance_id = Backups(target, region_of(target, region)), instance_of(target, instance)
+    found, snapshots = backups.automated(instance_id), backups.snapshots(instance_id)
+    if found is None and not snapshots:
+        return ()  # the prerequisites say so
+    source = found.arn if found else snapshots[0].snapshot_id
+    return backups.plan_restore(instance_of(target, new), source=source, at=moment_of(to_time))
 
 
 @asks(*_IAM_LOOK, *_IAM_WINDOW, *IAM_RESTORE, *IAM_SNAPSHOT_COPY)

@@ -8,12 +8,13 @@ from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.fence import ASK_S, must_be_fenced
 from drkit.steps.names import database_of, instance_of, region_of
 from drkit.targets import Target, postgres
-from drkit.targets.aws.database import IAM_FAILOVER
-from drkit.targets.aws.network import IAM_FENCE
+from drkit.targets.aws.database import IAM_FAILOVER, IAM_MULTI_AZ
+from drkit.targets.aws.fence import IAM_FENCE
 from drkit.targets.aws.permissions import asks
-from drkit.targets.aws.replication import IAM_MULTI_AZ, IAM_PROMOTE_FOR_GOOD
+from drkit.targets.aws.replication import IAM_PROMOTE_FOR_GOOD
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+BACKUP_DAYS = 7  # of a promoted writer: without automated backups nothing can replicate from it
 
 
 # --- prerequisites ----------------------------------------------------------------------------------------------------
@@ -131,9 +132,9 @@ def is_redundant_again(recovery: Recovery, *, instance: str = "writer") -> Step:
 
 
 def _plan_promote(target: Target, *, instance: str, region: str, behind: str, behind_region: str) -> tuple[Effect, ...]:
-    from drkit.targets.aws import Database
+    from drkit.targets.aws import Replication
 
-    return Database(target, region_of(target, region)).plan_promote(instance_of(target, instance))
+    return Replication(target, region_of(target, region)).plan_promote(instance_of(target, instance))
 
 
 @asks(*IAM_PROMOTE_FOR_GOOD, *IAM_FENCE)
@@ -144,7 +145,7 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
     behind: the step that fenced the old writer; its fence is asked again the moment before.
     By hand: aws rds promote-read-replica --db-instance-identifier INSTANCE --region REGION
     """
-    from drkit.targets.aws import Database
+    from drkit.targets.aws import Database, Replication
 
     target, name = recovery.target, region_of(recovery.target, region)
     database, instance_id = Database(target, name), instance_of(target, instance)
@@ -157,7 +158,9 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
 
     def act() -> None:
         must_be_fenced(recovery, fence=behind, region=behind_region)
-        database.promote(instance_id, permit=recovery.permit, undo=recovery.undo)
+        Replication(target, name).promote(
+            instance_id, backup_retention_days=BACKUP_DAYS, permit=recovery.permit, undo=recovery.undo
+        )
 
     def result() -> Facts:
         now = database.instance(instance_id)
@@ -170,7 +173,7 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
 def _plan_multi_az(target: Target, *, instance: str, region: str) -> tuple[Effect, ...]:
     from drkit.targets.aws import Database
 
-    return Database(target, region_of(target, region)).plan_multi_az(instance_of(target, instance))
+    return Database(target, region_of(target, region)).plan_make_multi_az(instance_of(target, instance))
 
 
 @asks(*IAM_MULTI_AZ)

@@ -8,7 +8,7 @@ from drkit.model import Effect, MarkKind
 from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.names import endpoint_of, instance_of, region_of
 from drkit.targets import Target, postgres
-from drkit.targets.aws.network import IAM_FENCE
+from drkit.targets.aws.fence import IAM_FENCE
 from drkit.targets.aws.permissions import asks
 from drkit.targets.postgres import Endpoint
 
@@ -32,10 +32,10 @@ def _observe_fence(recovery: Recovery, *, instance: str, region: str, rival: str
 
 
 def _plan_fence(target: Target, *, instance: str, region: str, rival: str, rival_region: str) -> tuple[Effect, ...]:
-    from drkit.targets.aws import Subnets
+    from drkit.targets.aws import Fences
 
     name = region_of(target, region)
-    return Subnets(target, name).plan_fence(_fenced_subnets(target, name, instance_of(target, instance)))
+    return Fences(target, name).plan_fence(_fenced_subnets(target, name, instance_of(target, instance)))
 
 
 @asks(*_IAM_LOOK, *IAM_FENCE)
@@ -47,13 +47,13 @@ def fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_r
     writer instead; while it is one, nobody lifts the fence, `drkit undo` neither.
     By hand: put a network ACL that allows nothing before every subnet of the instance's subnet group.
     """
-    from drkit.targets.aws import Subnets
+    from drkit.targets.aws import Fences
 
     target, name = recovery.target, region_of(recovery.target, region)
-    subnets, ids = Subnets(target, name), tuple(facts["subnet_ids"])
+    fences, ids = Fences(target, name), tuple(facts["subnet_ids"])
 
     def act() -> None:
-        subnets.fence(
+        fences.fence(
             ids,
             instance_id=instance_of(target, instance),
             rival={"region": region_of(target, rival_region), "instance_id": instance_of(target, rival)},
@@ -61,7 +61,7 @@ def fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_r
             undo=recovery.undo,
         )
 
-    return Step(done=lambda: subnets.is_fenced(ids), act=act, result=lambda: {"subnets": len(ids)})
+    return Step(done=lambda: fences.is_fenced(ids), act=act, result=lambda: {"subnets": len(ids)})
 
 
 @asks()
@@ -89,12 +89,12 @@ def must_be_fenced(recovery: Recovery, *, fence: str, region: str) -> None:
     The fence is asked of EC2, not of the history: it may be an hour old. One put up by hand rests on a person's word,
     and on the writer's silence; a word older than BY_HAND_S has to be given again.
     """
-    from drkit.targets.aws import Subnets
+    from drkit.targets.aws import Fences
 
     facts = recovery.known(fence)
     if facts.get("subnet_ids"):
-        subnets = Subnets(recovery.target, region_of(recovery.target, region))
-        if not subnets.is_fenced(tuple(facts["subnet_ids"])):
+        fences = Fences(recovery.target, region_of(recovery.target, region))
+        if not fences.is_fenced(tuple(facts["subnet_ids"])):
             raise StepFailed(fence, "the fence is not there any more", "somebody has lifted it: look who, then resume")
         return
     word = next((m for m in reversed(recovery.run.marks()) if m.kind is MarkKind.ANSWER and m.name == fence), None)
@@ -111,20 +111,36 @@ def must_be_fenced(recovery: Recovery, *, fence: str, region: str) -> None:
         raise StepFailed(fence, "the old writer still takes writes", "it is not fenced: fence it, then resume")
 
 
-def _plan_lift(target: Target, *, region: str) -> tuple[Effect, ...]:
-    from drkit.targets.aws import Subnets
+def _plan_lift(
+    target: Target, *, region: str, retired: str, instance: str, rival: str, rival_region: str
+) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Database, Fences
 
-    return Subnets(target, region_of(target, region)).plan_unfence()
+    name, instance_id = region_of(target, region), instance_of(target, instance)
+    if not Database(target, name).exists(instance_id):
+        return ()
+    return Fences(target, name).plan_lift(_fenced_subnets(target, name, instance_id))
 
 
 @asks(*IAM_FENCE)
 @step(plan=_plan_lift, purpose="preparation")
-def lift_fence(recovery: Recovery, *, region: str) -> Step:
-    """Give every fenced subnet of a region its network ACL back, once the writer behind it is gone."""
-    from drkit.targets.aws import Subnets
+def lift_fence(recovery: Recovery, *, region: str, retired: str, instance: str, rival: str, rival_region: str) -> Step:
+    """Give every fenced subnet its network ACL back, once the old writer behind the fence is gone.
 
-    subnets = Subnets(recovery.target, region_of(recovery.target, region))
-    return Step(
-        done=lambda: not subnets.fences(),
-        act=lambda: subnets.unfence(permit=recovery.permit),
-    )
+    retired: the step that retired it, and wrote down its subnets. While two writers would be possible it is refused.
+    """
+    from drkit.targets.aws import Fences
+
+    target = recovery.target
+    fences, ids = Fences(target, region_of(target, region)), tuple(recovery.known(retired).get("subnet_ids", ()))
+
+    def act() -> None:
+        fences.lift(
+            ids,
+            instance_id=instance_of(target, instance),
+            rival={"region": region_of(target, rival_region), "instance_id": instance_of(target, rival)},
+            permit=recovery.permit,
+            undo=recovery.undo,
+        )
+
+    return Step(done=lambda: not any(fences.association(s).fenced for s in ids), act=act)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drkit import clock
-from drkit.errors import StepFailed, UsageError
+from drkit.errors import UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.fence import ASK_S
@@ -17,25 +17,27 @@ _IAM_LOOK = ("rds:DescribeDBInstances",)
 
 def _observe_retire(recovery: Recovery, *, instance: str, region: str, source: str, source_region: str) -> Facts:
     """Return how to make the instance again as a replica, and which server it is now: its resource id."""
-    from drkit.targets.aws import Database
-    from drkit.targets.aws.replication import replica_settings
+    from drkit.targets.aws import Database, Replication
 
     target, name = recovery.target, region_of(recovery.target, region)
-    old = Database(target, name)
-    instance_id = instance_of(target, instance)
-    there = Database(target, region_of(target, source_region)).instance(instance_of(target, source))
+    old, instance_id = Database(target, name), instance_of(target, instance)
     if not old.exists(instance_id):
-        raise StepFailed("retire", f"{instance_id} is not in {name}: how it was made is not known", "make it by hand")
+        raise UsageError(f"{instance_id} is not in {name}: how it was made is not known", "make it by hand")
+    arn = Database(target, region_of(target, source_region)).instance(instance_of(target, source)).arn
     return {
-        "settings": replica_settings(target, name, instance_id, source_arn=there.arn),
-        "resource_id": old.resource_id(instance_id),
+        "settings": Replication(target, name).replica_settings(instance_id, arn),
+        "resource_id": old.instance(instance_id).resource_id,
+        "subnet_ids": list(old.subnet_ids(instance_id)),
     }
 
 
 def _plan_retire(target: Target, *, instance: str, region: str, source: str, source_region: str) -> tuple[Effect, ...]:
-    from drkit.targets.aws import Database
+    from drkit.targets.aws import Replication
 
-    return Database(target, region_of(target, region)).plan_retire(instance_of(target, instance))
+    instance_id = instance_of(target, instance)
+    return Replication(target, region_of(target, region)).plan_retire(
+        instance_id, final_snapshot_id=f"{instance_id}-(date)-(run)"
+    )
 
 
 @asks(*IAM_RETIRE)
@@ -46,16 +48,16 @@ def retire(recovery: Recovery, *, instance: str, region: str, source: str, sourc
     Only the very server that was there at the start: one of the same name that was made since is left alone.
     By hand: aws rds delete-db-instance --db-instance-identifier INSTANCE --final-db-snapshot-identifier SNAPSHOT
     """
-    from drkit.targets.aws import Database
+    from drkit.targets.aws import Database, Replication
 
     target, name = recovery.target, region_of(recovery.target, region)
     database, instance_id = Database(target, name), instance_of(target, instance)
 
     def gone() -> bool:
-        return not database.exists(instance_id) or database.resource_id(instance_id) != facts["resource_id"]
+        return not database.exists(instance_id) or database.instance(instance_id).resource_id != facts["resource_id"]
 
     def act() -> None:
-        database.retire(
+        Replication(target, name).retire(
             instance_id,
             final_snapshot_id=f"{instance_id}-{run_suffix(recovery)}",
             permit=recovery.permit,
@@ -88,7 +90,7 @@ def replicate(recovery: Recovery, *, instance: str, region: str, retired: str) -
     retired: the step that deleted it and wrote down how it was made.
     By hand: aws rds create-db-instance-read-replica --source-db-instance-identifier ARN
     """
-    from drkit.targets.aws import Database
+    from drkit.targets.aws import Database, Replication
 
     target, name = recovery.target, region_of(recovery.target, region)
     database, instance_id = Database(target, name), instance_of(target, instance)
@@ -103,7 +105,7 @@ def replicate(recovery: Recovery, *, instance: str, region: str, retired: str) -
         settings = recovery.known(retired).get("settings")
         if not settings:
             raise UsageError(f"step {retired} has not written down how {instance_id} was made", "")
-        database.create_replica(settings, permit=recovery.permit, undo=recovery.undo)
+        Replication(target, name).create_replica(settings, permit=recovery.permit, undo=recovery.undo)
 
     return Step(done=done, act=act)
 

@@ -85,12 +85,16 @@ def point_writer(recovery: Recovery, *, instance: str, region: str) -> Step:
 
 
 def _plan_point_secret(target: Target, *, instance: str, region: str) -> tuple[Effect, ...]:
-    from drkit.targets.aws import Secrets
+    from drkit.targets.aws import Database, Secrets
 
     secret_id = database_of(target).secret_id
     if not secret_id:
         return ()
-    return Secrets(target, region_of(target, region)).plan_point(secret_id, instance_of(target, instance))
+    region_name, instance_id = region_of(target, region), instance_of(target, instance)
+    if not Database(target, region_name).exists(instance_id):
+        return ()  # it is made on the way: its address is not known yet
+    host, port = endpoint_of(target, region_name, instance_id)
+    return Secrets(target, region_name).plan_point(secret_id, {"host": host, "port": port})
 
 
 @asks(*_IAM_LOOK, *IAM_SECRET_POINT)

@@ -104,6 +104,6 @@ def _rows(connection: Connection) -> dict[str, dict[int, str]]:
 
 
 def _one(connection: Connection, question: str) -> Any:
-    row = connection.execute(question).fetchone()  # type: ignore[call-overload]
+    row = connection.execute(question).fetchone()
     assert row is not None
     return row[0]

@@ -33,7 +33,7 @@ def gather(
         return Facts(
             target=target.name,
             account_id=target.account_id,
-            caller_account_id=Account(target).caller(home_region(target)).account_id,
+            caller_account_id=Account(target, home_region(target)).caller().account_id,
             regions=tuple(r for r in (target.region, target.recovery_region) if r),
             loopback=is_loopback(target),
             now=clock.wall_utc(),

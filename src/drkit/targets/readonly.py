@@ -6,12 +6,18 @@ included; replicas inherit it. A client that sets its own transactions read-writ
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, LiteralString
+
 from drkit import undo as undo_journal
 from drkit.errors import TargetError
 from drkit.guard import Permit
 from drkit.targets import Target
 from drkit.targets.postgres import Endpoint, connect
 from drkit.undo import UndoJournal
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.sql import Composed
 
 _ASK = (
     "select exists (select from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase"
@@ -54,11 +60,12 @@ def allow_writes(target: Target, at: Endpoint) -> None:
         connection.execute(f"select pg_terminate_backend(pid) {_OTHERS}")
 
 
-def _alter(connection: object, what: str) -> object:
+def _alter(connection: Connection, what: LiteralString) -> Composed:
     from psycopg import sql
 
-    name = connection.execute("select current_database()").fetchone()[0]  # type: ignore[attr-defined]
-    return sql.SQL("alter database {} " + what).format(sql.Identifier(name))  # type: ignore[arg-type]
+    row = connection.execute("select current_database()").fetchone()
+    assert row is not None
+    return sql.SQL("alter database {} ").format(sql.Identifier(row[0])) + sql.SQL(what)
 
 
 @undo_journal.verb("take_writes_again")

@@ -70,6 +70,10 @@ class Backups(Snapshots):
 
     # --- restore ---
 
+    def settings_like(self, instance_id: str) -> dict[str, Any]:
+        """Return the settings of a restore that is to be like an instance of this region. They survive JSON."""
+        return instances.restore_settings(instances.described(self._account, self._region, instance_id))
+
     def plan_restore(self, new_id: str, *, source: str, at: datetime | None = None) -> tuple[Effect, ...]:
         """Return what a restore would do; nothing if there is an instance of that name.
 

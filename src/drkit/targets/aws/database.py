@@ -51,6 +51,11 @@ class Database:
         """Return an instance as it is now; TargetError (code DBInstanceNotFound) if there is none."""
         return instance_of(self._account, self._described(instance_id))
 
+    def instance_ids(self) -> tuple[str, ...]:
+        """Return the identifiers of all instances of the region, in order."""
+        pages = self._rds.get_paginator("describe_db_instances").paginate()
+        return tuple(sorted(d["DBInstanceIdentifier"] for page in pages for d in page["DBInstances"]))
+
     def exists(self, instance_id: str) -> bool:
         try:
             self._described(instance_id)

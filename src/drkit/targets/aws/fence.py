@@ -14,7 +14,7 @@ from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
-from drkit.targets.aws.network import IAM_ISOLATE, Subnets, delete_acl
+from drkit.targets.aws.network import FENCE_TAG, IAM_ISOLATE, Subnets, delete_acl
 from drkit.targets.aws.rds import PROMOTING, instance_or_none
 from drkit.undo import UndoJournal
 
@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import NetworkAclTypeDef, SubnetTypeDef
 
 IAM_FENCE = (*IAM_ISOLATE, "rds:DescribeDBInstances")
-ACL_TAG = "drkit:acl:"  # and a subnet's id, on the ACL that fences it: which ACL the subnet had
 
 
 class Fences(Subnets):
     """The subnets of one region's databases, fenced off and let in again."""
 
     def is_fenced(self, subnet_ids: Sequence[str]) -> bool:
-        """Return whether none of these subnets lets anything through, whoever has cut them."""
-        return all(self.is_isolated(s) for s in _named_all(subnet_ids))
+        """Return whether none of these subnets lets anything through, and each is meant to stay so.
+
+        What an experiment has cut lets everything through again when it ends.
+        """
+        return all(self.association(s).fenced and self.is_isolated(s) for s in _named_all(subnet_ids))
 
     def plan_fence(self, subnet_ids: Sequence[str]) -> tuple[Effect, ...]:
         """Return what fencing subnets would do; those that are cut already are left out."""
@@ -47,7 +49,7 @@ class Fences(Subnets):
                 consented=self._account.consented(tags_of(s.get("Tags"))),
             )
             for s in self._subnets(subnet_ids)
-            if not self.is_isolated(s["SubnetId"])
+            if not self.is_fenced([s["SubnetId"]])
         )
 
     def fence(
@@ -75,15 +77,17 @@ class Fences(Subnets):
             self._account.must_consent(s["SubnetId"], tags_of(s.get("Tags")), permit)
         before = {s["SubnetId"]: self.association(s["SubnetId"]) for s in subnets}
         for subnet_id, now in before.items():
-            if now.acl_run not in ("", permit.run_id):
+            # What an experiment has cut is fenced as well, and gets back what it had before the experiment.
+            if now.acl_run not in ("", permit.run_id) and (now.fenced or not now.had):
                 raise Refused(
                     f"not fencing {subnet_id}: run {now.acl_run} cut it and never put it back",
                     f"drkit undo {now.acl_run}",
                 )
-        to_cut = [s for s in subnets if not before[s["SubnetId"]].acl_run]
+        to_cut = [s for s in subnets if not before[s["SubnetId"]].fenced]
         for s in to_cut:
             deny_acl_id = self._deny_acl(s["VpcId"], permit, undo)
-            subnet_id, acl_id = s["SubnetId"], before[s["SubnetId"]].acl_id
+            now = before[s["SubnetId"]]
+            subnet_id, acl_id = s["SubnetId"], now.had or now.acl_id
             undo.will(
                 "lift_fence",
                 region=self._region,
@@ -93,7 +97,7 @@ class Fences(Subnets):
                 instance_id=instance_id,
                 rival=opponent,
             )
-            self._ec2.create_tags(Resources=[deny_acl_id], Tags=[{"Key": ACL_TAG + subnet_id, "Value": acl_id}])
+            self._ec2.create_tags(Resources=[deny_acl_id], Tags=[{"Key": FENCE_TAG + subnet_id, "Value": acl_id}])
             permit.check()
             self._associate(subnet_id, deny_acl_id)
         return bool(to_cut)
@@ -139,7 +143,7 @@ class Fences(Subnets):
         if ours:
             _must_not_make_two_writers(self._account.target, self._region, instance_id, rival)
         for subnet_id, acl in ours.items():
-            had = tags_of(acl.get("Tags")).get(ACL_TAG + subnet_id, "")
+            had = tags_of(acl.get("Tags")).get(FENCE_TAG + subnet_id, "")
             if not had:
                 raise Refused(
                     f"not lifting the fence around {subnet_id}: its ACL {acl['NetworkAclId']} does not say which one "
@@ -150,7 +154,7 @@ class Fences(Subnets):
             permit.check()
             self._associate(subnet_id, had)
         for subnet_id in fenced:  # those that a lift which was killed has left too
-            for acl in self._acls("tag-key", ACL_TAG + subnet_id):
+            for acl in self._acls("tag-key", FENCE_TAG + subnet_id):
                 if not acl.get("Associations"):
                     delete_acl(self._ec2, acl["NetworkAclId"])
         return bool(ours)

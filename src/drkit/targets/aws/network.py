@@ -28,6 +28,10 @@ IAM_ISOLATE = (
 )  # fmt: skip
 
 
+# And a subnet's id, on the ACL that cuts it: which ACL the subnet had.
+CUT_TAG, FENCE_TAG = "drkit:cut:", "drkit:acl:"
+
+
 @dataclass(frozen=True, slots=True)
 class Subnet:
     subnet_id: str
@@ -45,6 +49,8 @@ class Association:
     association_id: str
     acl_id: str
     acl_run: str  # the run that made this ACL to cut the subnet; "" for an ordinary one
+    had: str = ""  # the ordinary one that the subnet had before
+    fenced: bool = False  # it is a fence: it stays while there is another writer
 
 
 class Subnets:
@@ -83,8 +89,12 @@ class Subnets:
         for acl in acls:
             for a in acl.get("Associations", []):
                 if a["SubnetId"] == subnet_id:
-                    run = tags_of(acl.get("Tags")).get(RUN_TAG, "")
-                    return Association(a["NetworkAclAssociationId"], acl["NetworkAclId"], run)
+                    tags = tags_of(acl.get("Tags"))
+                    fence, cut = tags.get(FENCE_TAG + subnet_id, ""), tags.get(CUT_TAG + subnet_id, "")
+                    run = tags.get(RUN_TAG, "")
+                    return Association(
+                        a["NetworkAclAssociationId"], acl["NetworkAclId"], run, had=fence or cut, fenced=bool(fence)
+                    )
         raise TargetError(f"subnet {subnet_id} has no network ACL in {self._region}", "does it exist?")
 
     def is_isolated(self, subnet_id: str) -> bool:
@@ -128,6 +138,8 @@ class Subnets:
             )
         deny_acl_id = self._deny_acl(subnet["VpcId"], permit, undo)
         undo.will("restore_acl", region=self._region, aws_region=self._region, subnet_id=subnet_id, acl_id=now.acl_id)
+        # A playbook that recovers from this may have to fence the subnet, and to give it its own ACL back one day.
+        self._ec2.create_tags(Resources=[deny_acl_id], Tags=[{"Key": CUT_TAG + subnet_id, "Value": now.acl_id}])
         permit.check()
         self._associate(subnet_id, deny_acl_id)
 
@@ -201,8 +213,11 @@ def restore_acl(target: Target, *, aws_region: str, subnet_id: str, acl_id: str)
     """Give a subnet the network ACL it had."""
     subnets = Subnets(target, aws_region)
     Account(target, aws_region).assert_account()
-    if subnets.association(subnet_id).acl_id == acl_id:
+    now = subnets.association(subnet_id)
+    if now.acl_id == acl_id:
         return f"{subnet_id} has its network ACL {acl_id}"
+    if now.fenced:
+        return f"{subnet_id} stays fenced: run {now.acl_run} has another writer in its place"
     subnets._associate(subnet_id, acl_id)
     return f"gave {subnet_id} its network ACL {acl_id} back"
 

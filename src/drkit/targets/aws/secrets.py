@@ -114,7 +114,7 @@ class Secrets:
         return True
 
     def _put(self, secret_id: str, old: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Store a new version. botocore gives it a token, so a retry of a call whose answer was lost stores no other."""
+        """Store a new version. botocore gives it a token: a retry of a call whose answer was lost stores no other."""
         new = {k: v for k, v in {**old, **wanted}.items() if v is not None}
         if isinstance(old.get("port"), str) and "port" in new:  # as its readers expect it
             new["port"] = str(new["port"])
