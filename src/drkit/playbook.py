@@ -403,11 +403,10 @@ class Player:
     def _person(self, call: StepCall) -> None:
         name, run = call.name, self._recovery.run
         text = filled_text(call.approval or call.manual, self._variables)
-        if not open_question(run.marks(), name):
+        if self.standing(name).state != "waiting":  # one that a killed runner has asked is still asked
             self._note(name, "waiting")
-        else:
-            self._recovery.say(f"{name}: still waits for its answer")
-        self._ask(call, text)
+        if answer_of(run.marks(), name) is None:
+            self._ask(call, text)
         answer: list[Mark] = []
 
         def answered() -> bool:
