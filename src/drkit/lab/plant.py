@@ -190,12 +190,12 @@ class Plant(Nodes):
         self.writer_endpoint = ports.HOST, open_("writer", source=OUTSIDE, place=writer, target=None)
         self.replica_endpoint = ports.HOST, open_("replica", source=OUTSIDE, place=f"{REPLICA}/db", target=None)
         self.zone_urls = {}
+        open_(f"writer@{REPLICA}", source=f"{REPLICA}/app", place=writer, target=None)
         for zone in self.options.zones:
             open_(f"writer@{zone}", source=f"{zone}/app", place=writer, target=None)
             port = open_(f"zone@{zone}", source=OUTSIDE, place=f"{zone}/app", target=None)
             network.shape(f"zone@{zone}", silent=True)
             self.zone_urls[zone] = f"http://{ports.HOST}:{port}"
-        open_(f"writer@{REPLICA}", source=f"{REPLICA}/app", place=writer, target=None)
         for name in self.nodes:
             open_(f"monitor@{name}", source=OUTSIDE, place=f"{name}/db", target=None)
             open_(f"stream@{name}", source=f"{name}/db", place=f"{self.primary}/db", target=None)
