@@ -282,6 +282,7 @@ class Supervisor:
                 recovery_target_group_arn=recovery.target_group_arn,
             ),
             network=NetworkTarget(vpc_id=network.vpc_id, recovery_vpc_id=network.recovery_vpc_id),
+            hosts={"*.rds.amazonaws.com": host},  # instances' endpoints, as their records and the secret name them
             lab=LabInfo(
                 directory=str(self.directory),
                 speed=self.speed,
