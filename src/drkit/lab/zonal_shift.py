@@ -24,7 +24,7 @@ from drkit.lab.plant import Plant
 
 log = logging.getLogger("drkit.lab.zonal_shift")
 
-LONGEST = timedelta(hours=72)
+LONGEST_MIN = 72 * 60
 ACTIVE, EXPIRED, CANCELED = "ACTIVE", "EXPIRED", "CANCELED"
 
 _ACTIONS = {
@@ -62,9 +62,11 @@ class _Shift:
 class ZonalShifts:
     """The service's API, and its hand on the plant's load balancers."""
 
-    def __init__(self, cloud: Cloud, plant: Plant, services: Sequence[Service]) -> None:
+    def __init__(
+        self, cloud: Cloud, plant: Plant, services: Sequence[Service], *, minute: timedelta = timedelta(minutes=1)
+    ) -> None:
         """services: the first region's and the second's; shifts of other load balancers are records only."""
-        self._cloud, self._plant = cloud, plant
+        self._cloud, self._plant, self._minute = cloud, plant, minute
         arns = (service.load_balancer_arn for service in services)
         self._sides = dict(zip(arns, (FIRST, REPLICA), strict=True))
         self._shifts: dict[str, _Shift] = {}
@@ -98,7 +100,7 @@ class ZonalShifts:
                 reason="ZonalShiftAlreadyExists",
                 zonalShiftId=active.shift_id,
             )
-        now, length = clock.wall_utc(), _length(call.text("expiresIn"))
+        now, length = clock.wall_utc(), self._length(call.text("expiresIn"))
         shift = _Shift(
             shift_id=str(uuid.uuid4()),
             region=call.region,
@@ -130,7 +132,7 @@ class ZonalShifts:
     def _update(self, call: Call) -> tuple[int, dict[str, object]]:
         shift = self._named(call)
         if expires_in := call.text("expiresIn"):
-            shift.expires = clock.wall_utc() + (length := _length(expires_in))
+            shift.expires = clock.wall_utc() + (length := self._length(expires_in))
             self._watch(shift, length)
         shift.comment = call.text("comment", shift.comment)
         return 200, shift.shown()
@@ -167,6 +169,14 @@ class ZonalShifts:
                 zonalShiftId=shift.shift_id,
             )
         return shift
+
+    def _length(self, expires_in: str) -> timedelta:
+        if not (found := re.fullmatch(r"([1-9][0-9]{0,5})([mh])", expires_in)):
+            raise _invalid("InvalidExpiresIn", f"{expires_in!r} is no time like 60m or 2h")
+        minutes = int(found[1]) * (60 if found[2] == "h" else 1)
+        if minutes > LONGEST_MIN:
+            raise _invalid("InvalidExpiresIn", "a zonal shift lasts three days at most")
+        return minutes * self._minute
 
     def _active(self, resource: str) -> _Shift | None:
         return next((s for s in self._shifts.values() if s.resource == resource and s.status == ACTIVE), None)
@@ -207,15 +217,6 @@ class ZonalShifts:
         with self._cloud.lock:
             if self._timers.get(shift.shift_id) is threading.current_thread():  # else it was put off or cancelled
                 self._end(shift, EXPIRED)
-
-
-def _length(expires_in: str) -> timedelta:
-    if not (found := re.fullmatch(r"([1-9][0-9]*)([mh])", expires_in)):
-        raise _invalid("InvalidExpiresIn", f"{expires_in!r} is no time like 60m or 2h")
-    length = timedelta(**{"m": {"minutes": int(found[1])}, "h": {"hours": int(found[1])}}[found[2]])
-    if length > LONGEST:
-        raise _invalid("InvalidExpiresIn", "a zonal shift lasts three days at most")
-    return length
 
 
 def _invalid(reason: str, message: str) -> AwsError:
