@@ -159,11 +159,11 @@ class Cloud:
         if path.startswith("/_drkit/"):
             return self._own_page(path.removeprefix("/_drkit/"), start_response)
         call = parse(environ)
+        if call is not None and (own := self.own.get(call.service)):
+            call = own.call(call, environ)
         try:
             if call is None or call.service == "s3":  # objects: large bodies, nothing of ours, no lock
                 return list(self._moto(environ, start_response))
-            if own := self.own.get(call.service):
-                call = own.call(call, environ)
             return self._answer(call, environ, start_response)
         except AwsError as e:
             return _refuse(call, e, start_response)
