@@ -22,7 +22,7 @@ from drkit.errors import LabError
 from drkit.lab import ports
 
 ACCOUNT_ID = "123456789012"
-SERVICES = ("ec2", "rds", "autoscaling", "elbv2", "sts", "ssm", "route53", "s3")
+SERVICES = ("ec2", "rds", "autoscaling", "elbv2", "sts", "ssm", "route53", "s3", "secretsmanager")
 
 _CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _SIGNING_NAMES = {"elasticloadbalancing": "elbv2"}
@@ -37,9 +37,10 @@ StartResponse = Callable[..., Any]
 class AwsError(Exception):
     """What a hook raises to answer a call itself, as AWS answers it."""
 
-    def __init__(self, code: str, message: str, status: int = 400) -> None:
+    def __init__(self, code: str, message: str, status: int = 400, **members: object) -> None:
+        """members: what else the answer says; of services in JSON only."""
         super().__init__(message)
-        self.code, self.message, self.status = code, message, status
+        self.code, self.message, self.status, self.members = code, message, status, members
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,30 @@ class Call:
 Hook = Callable[[Call], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A service that moto lacks and the lab answers itself, as AWS does over REST with JSON.
+
+    actions: (method, path) → name of the action; a path may end in one "{name}", which becomes a parameter like those
+    of the query and the body. answer: returns status and body, or raises AwsError; it is called under the cloud's lock.
+    """
+
+    actions: Mapping[tuple[str, str], str]
+    answer: Callable[[Call], tuple[int, Mapping[str, object]]]
+
+    def call(self, call: Call, environ: Environ) -> Call:
+        """Return the call by its own name and with its parameters; one that is unknown stays as it is."""
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        for (wanted, template), action in self.actions.items():
+            start, _, name = template.partition("{")
+            rest = path.removeprefix(start)
+            if method == wanted and path.startswith(start) and bool(rest) == bool(name):
+                query = dict(parse_qsl(environ.get("QUERY_STRING", "")))
+                body = environ["wsgi.input"].read()
+                return Call(call.service, action, call.region, {**query, **_json_object(body), name.rstrip("}"): rest})
+        return call
+
+
 class Cloud:
     """A moto server on a loopback port of its own."""
 
@@ -75,6 +100,7 @@ class Cloud:
             tuple[str, str], Hook
         ] = {}  # (service, action) → may raise AwsError instead of letting moto answer
         self.after: list[Hook] = []  # called once moto has answered OK to a call that changes something
+        self.own: dict[str, Own] = {}  # by service
         self.pages: dict[str, Callable[[], object]] = {}  # our own: path under /_drkit/ → what to answer as JSON
         self._request_log = request_log
         self._server: Any = None
@@ -133,6 +159,8 @@ class Cloud:
         if path.startswith("/_drkit/"):
             return self._own_page(path.removeprefix("/_drkit/"), start_response)
         call = parse(environ)
+        if call is not None and (own := self.own.get(call.service)):
+            call = own.call(call, environ)
         try:
             if call is None or call.service == "s3":  # objects: large bodies, nothing of ours, no lock
                 return list(self._moto(environ, start_response))
@@ -154,7 +182,8 @@ class Cloud:
         with self.lock:
             if before := self.before.get((call.service, call.action)):
                 before(call)
-            body = b"".join(self._moto(environ, remember))
+            own = self.own.get(call.service)
+            body = _own_answer(own, call, remember) if own else b"".join(self._moto(environ, remember))
         if str(status[0]).startswith("2") and call.changes_something:
             for after in self.after:
                 after(call)
@@ -196,23 +225,33 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _own_answer(own: Own, call: Call, start_response: StartResponse) -> bytes:
+    if call.action not in own.actions.values():
+        raise NotImplementedError(call)
+    status, answer = own.answer(call)
+    body = json.dumps(answer).encode()
+    start_response(f"{status} OK", [("Content-Type", "application/json"), _length(body)])
+    return body
+
+
 def _refuse(call: Call | None, error: AwsError, start_response: StartResponse) -> Iterable[bytes]:
     code, message = escape(error.code), escape(error.message)
-    kind = "text/xml"
+    kind, more = "text/xml", []
     if call is not None and call.service == "ec2":
         text = (
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
             "<RequestID>lab</RequestID></Response>"
         )
-    elif call is not None and call.service == "ssm":
-        kind, text = "application/x-amz-json-1.1", json.dumps({"__type": error.code, "message": error.message})
+    elif call is not None and call.service in ("ssm", "secretsmanager", "arc-zonal-shift"):
+        kind, more = "application/x-amz-json-1.1", [("X-Amzn-ErrorType", error.code)]  # REST: the header says it
+        text = json.dumps({"__type": error.code, "message": error.message, **error.members})
     else:
         text = (
             f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
             "<RequestId>lab</RequestId></ErrorResponse>"
         )
     body = text.encode()
-    start_response(f"{error.status} {error.code}", [("Content-Type", kind), _length(body)])
+    start_response(f"{error.status} {error.code}", [("Content-Type", kind), _length(body), *more])
     return [body]
 
 

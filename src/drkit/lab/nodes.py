@@ -339,7 +339,7 @@ class Nodes:
         self._network.lead(links, place=f"{node}/db", target=there.port if there.running else None, reset=reset)
 
     def _writer_links(self) -> list[str]:
-        return ["writer", *(f"writer@{zone}" for zone in self.options.zones)]
+        return ["writer", *(f"writer@{zone}" for zone in (*self.options.zones, REPLICA))]
 
     # --- archive ------------------------------------------------------------------------------------------------------
 
