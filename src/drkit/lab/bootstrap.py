@@ -14,6 +14,7 @@ NAME = "orders"
 INSTANCE_ID, REPLICA_ID = "orders-db", "orders-db-replica"
 RECORD = "db.orders.example"  # a name reserved for documentation: it can be nobody's
 BUCKET = "orders-db-backups"
+SNAPSHOT_BUCKET = "orders-db-snapshots"  # of the first region; the second one's are in BUCKET
 
 ClientOf = Callable[[str, str], Any]  # service, region → boto3 client
 
@@ -148,10 +149,11 @@ def make_database(
 
 
 def make_bucket(client: ClientOf) -> None:
-    """Make the bucket for backups in the second region."""
-    s3 = client("s3", RECOVERY_REGION)
-    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": RECOVERY_REGION})
-    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [CONSENT]})
+    """Make the bucket for backups in the second region, and the one for snapshots in the first."""
+    for bucket, region in ((BUCKET, RECOVERY_REGION), (SNAPSHOT_BUCKET, REGION)):
+        s3 = client("s3", region)
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+        s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [CONSENT]})
 
 
 def make_record(client: ClientOf, address: str) -> str:

@@ -20,7 +20,7 @@ class WriterRecord:
 
     def follow_record(self) -> None:
         """Flip the writer endpoint if the record names another instance than the one it leads to."""
-        node = self._databases.node_of(self._value().partition(".")[0])
+        node = self._databases.node_of(self._value())
         if node is not None and node != self._plant.writer:
             self._plant.flip_writer(node)
 

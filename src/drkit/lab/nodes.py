@@ -11,7 +11,7 @@ from pathlib import Path
 from drkit import clock
 from drkit.errors import LabError, TimedOut
 from drkit.lab import ports, template
-from drkit.lab.archive import Archive
+from drkit.lab.archive import Archive, History
 from drkit.lab.pgwire import ServerError, Session
 from drkit.lab.postgres import Node, NodeRole
 from drkit.lab.proxy import OUTSIDE, Network
@@ -82,6 +82,7 @@ class Nodes:
         self._roles = threading.RLock()  # changes of which node is what; use `_changing`
         self._closing = threading.Event()
         self._archive: Archive | None = None
+        self.history: History  # of the pair, once there is an archive
 
     def _report(self) -> None:
         """Called when processes have changed."""
@@ -259,10 +260,22 @@ class Nodes:
             self._report()
 
     def restart_primary(self) -> None:
+        self.restart_node(self.primary)
+
+    def restart_node(self, name: str) -> None:
         with self._changing():
-            node = self._node(self.primary)
-            node.stop()
-            node.start()
+            self._node(name).stop()
+            self.start_node(name)
+
+    def stop_node(self, name: str) -> None:
+        """Stop one node cleanly: its links refuse."""
+        with self._changing():
+            self._node(name).stop()
+            self._lead_to_nodes()
+
+    def start_node(self, name: str) -> None:
+        with self._changing():
+            self._node(name).start()
             self._lead_to_nodes()
             self._report()
 
@@ -318,6 +331,7 @@ class Nodes:
             self.nodes = {other: there for other, there in self.nodes.items() if other != name}
             for link in (f"monitor@{name}", f"stream@{name}"):
                 self._network.close(link)
+            self._lead_to_nodes()
             self._report()
 
     def open_endpoint(self, name: str, node: str, *, port: int = 0) -> int:
@@ -455,8 +469,9 @@ class Nodes:
 
     def _lead(self, links: Iterable[str], node: str, *, reset: bool) -> None:
         """Lead links to a node; where it does not run they refuse: somebody else may have its port by now."""
-        there = self.nodes[node]
-        self._network.lead(links, place=place_of(node), target=there.port if there.running else None, reset=reset)
+        there = self.nodes.get(node)
+        target = there.port if there is not None and there.running else None
+        self._network.lead(links, place=place_of(node), target=target, reset=reset)
 
     def _writer_links(self) -> list[str]:
         return ["writer", *(f"writer@{zone}" for zone in self.options.zones)]
@@ -468,17 +483,35 @@ class Nodes:
         with self._changing():
             if self._archive is None:
                 self._archive = Archive(
-                    self.directory / "archive", endpoint_url=endpoint_url, region=region, bucket=bucket, prefix=prefix,
-                    reachable=lambda name: not self._network.is_cut(f"{name}/db"),
+                    self.directory / "archive", endpoint_url=endpoint_url, region=region, bucket=bucket,
+                    reachable=lambda name: not self._network.is_cut(place_of(name)),
                 )  # fmt: skip
-                for name in self.pair:
-                    self._archive.attach(self.nodes[name], timeout_s=self.options.archive_timeout_s)
+                self.history = self.begin_history(prefix, self.pair)
+
+    @property
+    def archives(self) -> bool:
+        """Whether there is an archive."""
+        return self._archive is not None
+
+    @property
+    def archive(self) -> Archive:
+        """Return the archive; raises LabError if the lab has none."""
+        if self._archive is None:
+            raise LabError("the lab has no archive", hint="start_archive comes first")
+        return self._archive
+
+    def begin_history(self, prefix: str, nodes: Iterable[str]) -> History:
+        """Let the nodes of one instance archive their log under a prefix of its own, whichever is the primary."""
+        there = [self._node(name) for name in nodes]
+        return self.archive.begin(prefix, there, timeout_s=self.options.archive_timeout_s)
 
     def base_backup(self) -> str:
         """Back the primary up into the bucket; return the tar's key when the log it needs is archived too."""
-        if self._archive is None:
-            raise LabError("the lab has no archive", hint="start_archive comes first")
-        with self._changing():
-            if self._network.is_cut(f"{self.primary}/db"):
-                raise LabError(f"cannot back up {self.primary}: it is cut off")
-            return self._archive.base_backup(self._node(self.primary))
+        return self.back_up(self.primary, None)
+
+    def back_up(self, node: str, history: History | None) -> str:
+        """As `base_backup`, of any primary (None: the pair's history). It fails if its node does meanwhile."""
+        archive = self.archive
+        if self._network.is_cut(place_of(node)):
+            raise LabError(f"cannot back up {node}: it is cut off")
+        return archive.base_backup(self._node(node), history or self.history)

@@ -26,14 +26,18 @@ from drkit import clock, targets
 from drkit.errors import DrkitError, LabError
 from drkit.lab import bootstrap, moto_patches
 from drkit.lab.autoscaling import Controller
+from drkit.lab.backups import Backups
 from drkit.lab.bootstrap import INSTANCE_ID, RECORD, RECOVERY_REGION, REGION, REPLICA_ID
+from drkit.lab.calls import CallLog
 from drkit.lab.cloud import ACCOUNT_ID, Cloud
 from drkit.lab.compute import Compute
 from drkit.lab.database import Databases
 from drkit.lab.dns import WriterRecord
 from drkit.lab.options import LabOptions, LabPart
 from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions
+from drkit.lab.ports import HOST
 from drkit.lab.rds_monitor import Monitor, MonitorSettings
+from drkit.lab.verbs import Verbs
 from drkit.targets import (
     AwsAccess,
     ComputeTarget,
@@ -141,13 +145,16 @@ class Supervisor:
                 rebuild_after_s=self.options.rebuild_after_s / self.speed,
             ),
         )
-        self.cloud.after += [compute.follow, databases.follow, record.follow]
-        self._stoppers = [controller.stop, monitor.stop, databases.stop, compute.stop, *self._stoppers]
-        databases.start()
+        backups = Backups(databases, endpoint_url=self.cloud.url)
+        databases.chores.append(backups.the_writer_archives)
+        moto_patches.report_backups(backups.latest_restorable_time, backups.source_record)
+        verbs = Verbs(databases, backups)
+        self.cloud.after += [compute.follow, verbs.follow, backups.follow, record.follow]
+        self._stoppers = [controller.stop, monitor.stop, backups.stop, databases.stop, compute.stop, *self._stoppers]
         controller.tick()
         controller.start()
         with ThreadPoolExecutor(1) as side:
-            backup = side.submit(self._archive)
+            backup = side.submit(self._archive, databases, backups)
             self._tell(doing="waiting until everything is healthy")
             clock.wait_until(
                 self._whole, "every part of the lab is healthy", timeout_s=READY_TIMEOUT_S, every_s=0.1, stop=self._over
@@ -159,6 +166,7 @@ class Supervisor:
                 self.plant.degrade_link(node, delay_s=self.options.standby_delay_s)
         databases.show_redundancy(self.plant.in_sync())
         monitor.start()
+        self.cloud.calls = CallLog(self.directory / "calls.jsonl")
         write(self.target_file, targets.dump(self._target(network, service, zone_id)))
         gc.freeze()
         gc.enable()
@@ -202,14 +210,17 @@ class Supervisor:
             replica_id=REPLICA_ID,
         )
         databases.replica.status = "available"
+        databases.show_endpoint(databases.pair)
+        databases.show_endpoint(databases.replica)
         zone_id = bootstrap.make_record(client, databases.pair.address)
         record = WriterRecord(self.cloud, self.plant, databases, zone_id=zone_id, name=RECORD)
         databases.on_writer_moved = record.follow_record
         return databases, record, zone_id
 
-    def _archive(self) -> None:
+    def _archive(self, databases: Databases, backups: Backups) -> None:
         if self.options.archive:
             self.plant.start_archive(endpoint_url=self.cloud.url, region=RECOVERY_REGION, bucket=bootstrap.BUCKET)
+            backups.adopt(databases.pair, self.plant.history)
             log.info("base backup: %s", self.plant.base_backup())
 
     def _target(self, network: bootstrap.Network, service: bootstrap.Service, zone_id: str) -> Target:
@@ -243,6 +254,7 @@ class Supervisor:
             ),
             compute=ComputeTarget(asg_name=service.asg_name, target_group_arn=service.target_group_arn),
             network=NetworkTarget(vpc_id=network.vpc_id, recovery_vpc_id=network.recovery_vpc_id),
+            hosts={"*.rds.amazonaws.com": HOST},
             lab=LabInfo(
                 directory=str(self.directory),
                 speed=self.speed,
@@ -272,7 +284,8 @@ class Supervisor:
             role = node.role()
             follows = role is NodeRole.PRIMARY or (role is NodeRole.STANDBY and self.plant.streaming(name))
             pid = processes.pop(f"postgres {name}", {}).get("pid")
-            zone = RECOVERY_REGION if name == "r" else f"{REGION}{name}"
+            letter = name.partition("-")[0]
+            zone = RECOVERY_REGION if letter == "r" else f"{REGION}{letter}"
             parts.append(
                 LabPart(name=f"database {name}", ok=follows, pid=pid, port=node.port, role=role.value, zone=zone)
             )
