@@ -42,6 +42,7 @@ while [ -e "$3/$2.ready" ]; do
 done
 """
 _UPLOAD_EVERY_S = 0.05
+SEGMENT_BYTES = 1 << 20  # as the template is made
 _IN_FLIGHT = timedelta(milliseconds=20)  # a commit takes its time stamp this long before it is in the log, at the most
 
 
@@ -271,13 +272,14 @@ class Archive:
                     elif history.latest is not None:
                         history.latest = max(history.latest, moment)
                 return
-            ((segment,),) = session.query("select pg_walfile_name(pg_switch_wal())", timeout_s=2)
+            ((end, current),) = session.query("select l, pg_walfile_name(l) from pg_switch_wal() l", timeout_s=2)
+            segment = _segment_before(end or "", timeline=(current or "")[:8])
         history.xids = oldest or "", following or ""
         with self._lock:
             if segment in history.stored:
                 history.latest = max(history.latest or moment, moment)
             else:
-                history.marks.append(_Mark(segment or "", moment))
+                history.marks.append(_Mark(segment, moment))
 
     def _close_gap(self, node: Node, history: History, session: Session) -> bool:
         """Store what the writer before had not archived when it died: a standby has it, and takes it for archived."""
@@ -293,6 +295,17 @@ class Archive:
                 if not self._store(history, name, path):
                     return False
         return True
+
+
+def _segment_before(lsn: str, *, timeline: str) -> str:
+    """Return the segment that ends at a position or holds what is just before it.
+
+    On a boundary pg_walfile_name says the one before up to PostgreSQL 16, and the one after since.
+    """
+    high, low = (int(part, 16) for part in lsn.split("/"))
+    number = ((high << 32 | low) - 1) // SEGMENT_BYTES
+    each = (1 << 32) // SEGMENT_BYTES
+    return f"{timeline}{number // each:08X}{number % each:08X}"
 
 
 def _asked(node: Node, sql: str) -> list[Any]:
