@@ -19,6 +19,7 @@ SERVICE_RECORD = "api.orders.example"
 SECRET = "orders/db"  # noqa: S105
 BUCKET = "orders-db-backups"
 PASSWORD = "not-used-in-a-lab"  # noqa: S105
+SNAPSHOT_BUCKET = "orders-db-snapshots"  # of the first region; the second one's are in BUCKET
 
 ClientOf = Callable[[str, str], Any]  # service, region → boto3 client
 
@@ -171,10 +172,11 @@ def make_database(
 
 
 def make_bucket(client: ClientOf) -> None:
-    """Make the bucket for backups in the second region."""
-    s3 = client("s3", RECOVERY_REGION)
-    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": RECOVERY_REGION})
-    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [CONSENT]})
+    """Make the bucket for backups in the second region, and the one for snapshots in the first."""
+    for bucket, region in ((BUCKET, RECOVERY_REGION), (SNAPSHOT_BUCKET, REGION)):
+        s3 = client("s3", region)
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+        s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [CONSENT]})
 
 
 def make_secret(client: ClientOf, *, host: str, port: int, user: str, dbname: str) -> None:

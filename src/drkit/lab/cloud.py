@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -20,13 +20,18 @@ from xml.sax.saxutils import escape
 
 from drkit.errors import LabError
 from drkit.lab import ports
+from drkit.lab.calls import CLIENT, AwsError, Call, CallLog
+from drkit.lab.disturbances import Disturbances
+
+__all__ = ["ACCOUNT_ID", "AwsError", "Call", "Cloud", "parse"]
 
 ACCOUNT_ID = "123456789012"
 SERVICES = ("ec2", "rds", "autoscaling", "elbv2", "sts", "ssm", "route53", "s3", "secretsmanager")
 
 _CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/([^/]+)/([^/]+)/aws4_request")
 _SIGNING_NAMES = {"elasticloadbalancing": "elbv2"}
-_READ_ONLY = ("Describe", "Get", "List", "Head")
+_XML_NAME = re.compile(rb"<Name>([^<]+)</Name>")
+_MODELS: dict[str, str] = {}  # services that botocore's models know by another name
 
 log = logging.getLogger("drkit.lab.cloud")
 
@@ -34,36 +39,9 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
 
-class AwsError(Exception):
-    """What a hook raises to answer a call itself, as AWS answers it."""
-
-    def __init__(self, code: str, message: str, status: int = 400, **members: object) -> None:
-        """members: what else the answer says; of services in JSON only."""
-        super().__init__(message)
-        self.code, self.message, self.status, self.members = code, message, status, members
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One AWS API call. `params` holds the form's flat names (SubnetId.1, Tags.member.1.Key) or the JSON body."""
-
-    service: str
-    action: str
-    region: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    def text(self, name: str, default: str = "") -> str:
-        return str(self.params.get(name, default))
-
-    def flag(self, name: str) -> bool:
-        return self.text(name).lower() == "true"
-
-    @property
-    def changes_something(self) -> bool:
-        return not self.action.startswith(_READ_ONLY)
-
-
 Hook = Callable[[Call], None]
+Answer = Callable[[Call], object]  # in the shape that the API's model gives the result, as boto3 would return it
+Page = Callable[[Mapping[str, Any]], object]  # POSTed JSON ({} for GET) → what to answer as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +77,13 @@ class Cloud:
         self.before: dict[
             tuple[str, str], Hook
         ] = {}  # (service, action) → may raise AwsError instead of letting moto answer
+        self.answers: dict[tuple[str, str], Answer] = {}  # what moto lacks, or does not know: answered instead of it
         self.after: list[Hook] = []  # called once moto has answered OK to a call that changes something
         self.own: dict[str, Own] = {}  # by service
         self.pages: dict[str, Callable[[], object]] = {}  # our own: path under /_drkit/ → what to answer as JSON
+        self.posts: dict[str, Page] = {"disturb": self._disturb}
+        self.disturbances = Disturbances()
+        self.calls: CallLog | None = None  # where changing calls are written down, from when there is one
         self._request_log = request_log
         self._server: Any = None
         self._moto: Any = None
@@ -157,11 +139,15 @@ class Cloud:
         """Answer one HTTP request (WSGI)."""
         path = environ.get("PATH_INFO", "")
         if path.startswith("/_drkit/"):
-            return self._own_page(path.removeprefix("/_drkit/"), start_response)
+            return self._own_page(path.removeprefix("/_drkit/"), environ, start_response)
         call = parse(environ)
         if call is not None and (own := self.own.get(call.service)):
             call = own.call(call, environ)
+        if call is not None and self.calls is not None and CLIENT not in environ.get("HTTP_USER_AGENT", ""):
+            start_response = self.calls.follow(call, start_response)
         try:
+            if call is not None:
+                self.disturbances.strike(call, environ)
             if call is None or call.service == "s3":  # objects: large bodies, nothing of ours, no lock
                 return list(self._moto(environ, start_response))
             return self._answer(call, environ, start_response)
@@ -169,6 +155,8 @@ class Cloud:
             return _refuse(call, e, start_response)
         except NotImplementedError as e:  # a 5xx would be retried by every client
             return _refuse(call, AwsError("NotImplemented", f"not in the lab: {e or call}", 501), start_response)
+        except ConnectionError:
+            raise  # nothing is answered
         except Exception as e:
             log.exception("%s", call)
             return _refuse(call, AwsError("InternalFailure", f"{type(e).__name__}: {e}", 500), start_response)
@@ -182,19 +170,34 @@ class Cloud:
         with self.lock:
             if before := self.before.get((call.service, call.action)):
                 before(call)
-            own = self.own.get(call.service)
-            body = _own_answer(own, call, remember) if own else b"".join(self._moto(environ, remember))
+            if own := self.own.get(call.service):
+                body = _own_answer(own, call, remember)
+            elif answer := self.answers.get((call.service, call.action)):
+                body = serialized(call, answer(call), remember)
+            else:
+                body = b"".join(self._moto(environ, remember))
         if str(status[0]).startswith("2") and call.changes_something:
             for after in self.after:
                 after(call)
         start_response(*status)
         return [body]
 
-    def _own_page(self, name: str, start_response: StartResponse) -> Iterable[bytes]:
-        page = self.pages.get(name)
-        body = json.dumps(page() if page else {"error": "no such page"}).encode()
-        start_response("200 OK" if page else "404 Not Found", [("Content-Type", "application/json"), _length(body)])
+    def _own_page(self, name: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        status, content = "404 Not Found", {"error": "no such page"}  # type: tuple[str, object]
+        if environ["REQUEST_METHOD"] == "POST" and name in self.posts:
+            try:
+                status, content = "200 OK", self.posts[name](_json_object(_body(environ)))
+            except (LabError, ValueError, TypeError) as e:
+                status, content = "400 Bad Request", {"error": str(e)}
+        elif environ["REQUEST_METHOD"] == "GET" and name in self.pages:
+            status, content = "200 OK", self.pages[name]()
+        body = json.dumps(content).encode()
+        start_response(status, [("Content-Type", "application/json"), _length(body)])
         return [body]
+
+    def _disturb(self, wanted: Mapping[str, Any]) -> object:
+        self.disturbances.begin(str(wanted.get("what")), float(wanted.get("for_s", 0)))
+        return {}
 
 
 def parse(environ: Environ) -> Call | None:
@@ -205,16 +208,36 @@ def parse(environ: Environ) -> Call | None:
     region, service = signed.groups()
     service = _SIGNING_NAMES.get(service, service)
     if service == "s3":
-        return Call("s3", environ["REQUEST_METHOD"], region)
-    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    environ["wsgi.input"] = io.BytesIO(body)
+        return Call("s3", environ["REQUEST_METHOD"], region, {"Path": environ.get("PATH_INFO", "")})
+    body = _body(environ)
     if target := environ.get("HTTP_X_AMZ_TARGET"):
         return Call(service, target.rpartition(".")[2], region, _json_object(body))
     form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
     if "Action" in form:
         return Call(service, form.pop("Action"), region, form)
     verb = "Get" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else "Change"  # REST: the path says what
-    return Call(service, f"{verb}:{environ.get('PATH_INFO', '')}", region)
+    names = {"Name": found[1].decode("utf-8", "replace")} if (found := _XML_NAME.search(body)) else {}
+    return Call(service, f"{verb}:{environ.get('PATH_INFO', '')}", region, names)
+
+
+def _body(environ: Environ) -> bytes:
+    """Return a request's body, and put it back."""
+    body = bytes(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
+
+
+def serialized(call: Call, result: object, start_response: StartResponse) -> bytes:
+    """Return a result as the service's protocol writes it, by the API's own model."""
+    from moto.core.serialize import get_serializer_class
+    from moto.core.utils import get_service_model
+
+    model = get_service_model(_MODELS.get(call.service, call.service))
+    serializer = get_serializer_class(model.service_name, model.protocol)(model.operation_model(call.action))
+    told = serializer.serialize(result)
+    body = str(told["body"]).encode()
+    start_response(f"{told['status_code']} OK", [*told["headers"].items(), _length(body)])
+    return body
 
 
 def _json_object(body: bytes) -> Mapping[str, Any]:
@@ -242,6 +265,8 @@ def _refuse(call: Call | None, error: AwsError, start_response: StartResponse) -
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
             "<RequestID>lab</RequestID></Response>"
         )
+    elif call is not None and call.service == "s3":
+        text = f"<Error><Code>{code}</Code><Message>{message}</Message><RequestId>lab</RequestId></Error>"
     elif call is not None and call.service in ("ssm", "secretsmanager", "arc-zonal-shift"):
         kind, more = "application/x-amz-json-1.1", [("X-Amzn-ErrorType", error.code)]  # REST: the header says it
         text = json.dumps({"__type": error.code, "message": error.message, **error.members})

@@ -49,7 +49,7 @@ class WriterRecord(Record):
         self._plant, self._databases = plant, databases
 
     def lead(self, value: str) -> None:
-        node = self._databases.node_of(value.partition(".")[0])
+        node = self._databases.node_of(value)
         if node is not None and node != self._plant.writer:
             self._plant.flip_writer(node)
 

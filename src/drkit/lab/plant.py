@@ -20,7 +20,7 @@ from drkit.lab import ports, template
 from drkit.lab.binaries import find
 from drkit.lab.front import Front
 from drkit.lab.helper import Helper
-from drkit.lab.nodes import REPLICA, Failover, Nodes, PlantOptions
+from drkit.lab.nodes import REPLICA, REPLICA_ENDPOINT, Failover, Nodes, PlantOptions
 from drkit.lab.postgres import Node, NodeRole, make_directory
 from drkit.lab.proxy import OUTSIDE, Network
 from drkit.lab.ward import sweep
@@ -90,14 +90,7 @@ class Plant(Nodes):
         self._logs.mkdir(parents=True, exist_ok=True)
         self._sockets = make_directory(binaries)
         names = [*self.pair, REPLICA]
-        for name in names:
-            self.nodes[name] = Node(
-                name,
-                self._data(name),
-                sockets=self._sockets,
-                log=self._logs / f"postgres-{name}.log",
-                binaries=binaries,
-            )
+        self.nodes = {name: self._make_node(name) for name in names}
         try:
             with ThreadPoolExecutor(max_workers=8) as pool:
                 copies = [pool.submit(self._copy, name) for name in names]
@@ -170,6 +163,10 @@ class Plant(Nodes):
             footprint["processes"] = [p for p in footprint["processes"] if p["pid"] != self._ward.pid]
             self._ward.ask(**footprint)
 
+    def _make_node(self, name: str) -> Node:
+        log = self._logs / f"postgres-{name}.log"
+        return Node(name, self._data(name), sockets=self._sockets, log=log, binaries=find())
+
     def _data(self, name: str) -> Path:
         return self.directory / f"data-{name}"
 
@@ -188,7 +185,7 @@ class Plant(Nodes):
         writer = f"{self.writer}/db"
         open_ = network.listen
         self.writer_endpoint = ports.HOST, open_("writer", source=OUTSIDE, place=writer, target=None)
-        self.replica_endpoint = ports.HOST, open_("replica", source=OUTSIDE, place=f"{REPLICA}/db", target=None)
+        self.replica_endpoint = ports.HOST, open_(REPLICA_ENDPOINT, source=OUTSIDE, place=f"{REPLICA}/db", target=None)
         self.zone_urls = {}
         open_(f"writer@{REPLICA}", source=f"{REPLICA}/app", place=writer, target=None)
         for zone in self.options.zones:
@@ -197,8 +194,7 @@ class Plant(Nodes):
             network.shape(f"zone@{zone}", silent=True)
             self.zone_urls[zone] = f"http://{ports.HOST}:{port}"
         for name in self.nodes:
-            open_(f"monitor@{name}", source=OUTSIDE, place=f"{name}/db", target=None)
-            open_(f"stream@{name}", source=f"{name}/db", place=f"{self.primary}/db", target=None)
+            self._open_links(name)
 
     # --- instances ----------------------------------------------------------------------------------------------------
 

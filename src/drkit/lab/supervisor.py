@@ -26,7 +26,9 @@ from drkit import clock, targets
 from drkit.errors import DrkitError, LabError
 from drkit.lab import bootstrap, moto_patches
 from drkit.lab.autoscaling import Controller
+from drkit.lab.backups import Backups
 from drkit.lab.bootstrap import INSTANCE_ID, RECORD, RECOVERY_REGION, REGION, REPLICA_ID, SECRET, SERVICE_RECORD
+from drkit.lab.calls import CallLog
 from drkit.lab.cloud import ACCOUNT_ID, Cloud
 from drkit.lab.compute import Compute
 from drkit.lab.database import Databases
@@ -35,7 +37,9 @@ from drkit.lab.front import FIRST
 from drkit.lab.nodes import REPLICA
 from drkit.lab.options import LabOptions, LabPart
 from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions
+from drkit.lab.ports import HOST
 from drkit.lab.rds_monitor import Monitor, MonitorSettings
+from drkit.lab.verbs import Verbs
 from drkit.lab.zonal_shift import ZonalShifts
 from drkit.targets import (
     AwsAccess,
@@ -149,21 +153,25 @@ class Supervisor:
                 rebuild_after_s=self.options.rebuild_after_s / self.speed,
             ),
         )
-        self.cloud.after += [compute.follow, databases.follow, record.follow, public.follow]
+        backups = Backups(databases, endpoint_url=self.cloud.url)
+        databases.chores.append(backups.the_writer_archives)
+        moto_patches.report_backups(backups.latest_restorable_time, backups.source_record)
+        verbs = Verbs(databases, backups)
+        self.cloud.after += [compute.follow, verbs.follow, backups.follow, record.follow, public.follow]
         self._stoppers = [
             shifts.stop,
             *(c.stop for c in controllers),
             monitor.stop,
+            backups.stop,
             databases.stop,
             compute.stop,
             *self._stoppers,
         ]
-        databases.start()
         controllers[0].tick()
         for controller in controllers:
             controller.start()
         with ThreadPoolExecutor(1) as side:
-            backup = side.submit(self._archive)
+            backup = side.submit(self._archive, databases, backups)
             self._tell(doing="waiting until everything is healthy")
             clock.wait_until(
                 self._whole, "every part of the lab is healthy", timeout_s=READY_TIMEOUT_S, every_s=0.1, stop=self._over
@@ -175,6 +183,7 @@ class Supervisor:
                 self.plant.degrade_link(node, delay_s=self.options.standby_delay_s)
         databases.show_redundancy(self.plant.in_sync())
         monitor.start()
+        self.cloud.calls = CallLog(self.directory / "calls.jsonl")
         write(self.target_file, targets.dump(self._target(network, services, zone_id)))
         gc.freeze()
         gc.enable()
@@ -227,6 +236,8 @@ class Supervisor:
             replica_id=REPLICA_ID,
         )
         databases.replica.status = "available"
+        databases.show_endpoint(databases.pair)
+        databases.show_endpoint(databases.replica)
         host, port = databases.pair.address, databases.pair.port
         bootstrap.make_secret(client, host=host, port=port, user=self.plant.user, dbname=self.plant.dbname)
         zone_id = bootstrap.make_records(client, {RECORD: host, SERVICE_RECORD: services[0].host})
@@ -234,9 +245,10 @@ class Supervisor:
         databases.on_writer_moved = record.follow_record
         return databases, record, zone_id
 
-    def _archive(self) -> None:
+    def _archive(self, databases: Databases, backups: Backups) -> None:
         if self.options.archive:
             self.plant.start_archive(endpoint_url=self.cloud.url, region=RECOVERY_REGION, bucket=bootstrap.BUCKET)
+            backups.adopt(databases.pair, self.plant.history)
             log.info("base backup: %s", self.plant.base_backup())
 
     def _target(self, network: bootstrap.Network, services: list[bootstrap.Service], zone_id: str) -> Target:
@@ -282,7 +294,7 @@ class Supervisor:
                 recovery_target_group_arn=recovery.target_group_arn,
             ),
             network=NetworkTarget(vpc_id=network.vpc_id, recovery_vpc_id=network.recovery_vpc_id),
-            hosts={"*.rds.amazonaws.com": host},  # instances' endpoints, as their records and the secret name them
+            hosts={"*.rds.amazonaws.com": HOST},  # instances' endpoints, as their records and the secret name them
             lab=LabInfo(
                 directory=str(self.directory),
                 speed=self.speed,
@@ -312,7 +324,8 @@ class Supervisor:
             role = node.role()
             follows = role is NodeRole.PRIMARY or (role is NodeRole.STANDBY and self.plant.streaming(name))
             pid = processes.pop(f"postgres {name}", {}).get("pid")
-            zone = RECOVERY_REGION if name == "r" else f"{REGION}{name}"
+            letter = name.partition("-")[0]
+            zone = RECOVERY_REGION if letter == "r" else f"{REGION}{letter}"
             parts.append(
                 LabPart(name=f"database {name}", ok=follows, pid=pid, port=node.port, role=role.value, zone=zone)
             )
