@@ -297,7 +297,8 @@ class Player:
         lo_ns = began_ns if already else None
         self._note(name, "done", already=already, result=result)
         self._stands_for(info, name, lo_ns or began_ns)
-        self._recovery.say(f"{name}: {'was done already' if already else 'done'}{_told(result)}")
+        how = "done" if not already else "holds" if made.act is nothing else "was done already"
+        self._recovery.say(f"{name}: {how}{_told(result)}")
 
     def _observed(self, call: StepCall, info: StepInfo) -> Facts | None:
         """Return what the step has to know from before its effect: asked once, and on disk when this returns."""

@@ -87,9 +87,20 @@ def _plan_replicate(target: Target, *, instance: str, region: str, retired: str)
 def replicate(recovery: Recovery, *, instance: str, region: str, retired: str) -> Step:
     """Make an instance again as a replica of the writer, as it was before; done when RDS says that it replicates.
 
-    retired: the step that deleted it and wrote down how it was made.
+    retired: the step that deleted it and wrote down how it was made. Its standby is made later, when it is the writer.
     By hand: aws rds create-db-instance-read-replica --source-db-instance-identifier ARN
     """
+    return _replicate(recovery, instance, region, retired, standby=False)
+
+
+@asks(*IAM_REPLICATE)
+@step(plan=_plan_replicate, purpose="redundancy")
+def replicate_for_redundancy(recovery: Recovery, *, instance: str, region: str, retired: str) -> Step:
+    """Make the replica in the other region again: with it the loss of a region would be survived once more."""
+    return _replicate(recovery, instance, region, retired, standby=True)
+
+
+def _replicate(recovery: Recovery, instance: str, region: str, retired: str, *, standby: bool) -> Step:
     from drkit.targets.aws import Database, Replication
 
     target, name = recovery.target, region_of(recovery.target, region)
@@ -102,20 +113,14 @@ def replicate(recovery: Recovery, *, instance: str, region: str, retired: str) -
         return now.is_replica and now.status == "available" and now.replication == "replicating"
 
     def act() -> None:
-        settings = recovery.known(retired).get("settings")
+        settings = dict(recovery.known(retired).get("settings") or {})
         if not settings:
             raise UsageError(f"step {retired} has not written down how {instance_id} was made", "")
+        if not standby:
+            settings.pop("MultiAZ", None)
         Replication(target, name).create_replica(settings, permit=recovery.permit, undo=recovery.undo)
 
     return Step(done=done, act=act)
-
-
-@asks(*IAM_REPLICATE)
-@step(plan=_plan_replicate, purpose="redundancy")
-def replicate_for_redundancy(recovery: Recovery, *, instance: str, region: str, retired: str) -> Step:
-    """Make the replica in the other region again: with it the loss of a region would be survived once more."""
-    made: Step = replicate(recovery, instance=instance, region=region, retired=retired)
-    return made
 
 
 def _plan_stop_writes(target: Target, *, instance: str, region: str) -> tuple[Effect, ...]:
@@ -149,20 +154,30 @@ def stop_writes(recovery: Recovery, *, instance: str, region: str) -> Step:
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="check")
+@step(purpose="preparation")
 def has_everything(recovery: Recovery, *, instance: str, region: str, writer: str, writer_region: str) -> Step:
-    """The replica has received all that the writer ever wrote, as two looks in a row agree."""
+    """The replica has received all that the writer ever wrote, as two looks in a row agree, and no more is written.
+
+    Should the writer take writes again meanwhile (somebody let it, while the playbook stood), they are stopped anew.
+    """
     target = recovery.target
-    here = endpoint_of(target, region_of(target, writer_region), instance_of(target, writer))
+    region_name, writer_id = region_of(target, writer_region), instance_of(target, writer)
+    here = endpoint_of(target, region_name, writer_id)
     there = endpoint_of(target, region_of(target, region), instance_of(target, instance))
 
     def done() -> bool:
+        if not readonly.is_read_only(target, here):
+            return False
         first = postgres.positions(target, here, there)
         clock.sleep_s(0.2)
         second = postgres.positions(target, here, there)
         return first == second and first[0] <= first[1]
 
-    return Step(done=done, result=lambda: {"lsn": postgres.lsn_text(postgres.positions(target, here, there)[0])})
+    return Step(
+        done=done,
+        act=lambda: readonly.stop_writes(target, region_name, writer_id, here, recovery.permit, recovery.undo),
+        result=lambda: {"lsn": postgres.lsn_text(postgres.positions(target, here, there)[0])},
+    )
 
 
 @asks(*_IAM_LOOK)

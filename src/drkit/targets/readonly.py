@@ -26,7 +26,7 @@ _ASK = (
 )
 _OTHERS = (
     "from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"
-    " and pid <> pg_backend_pid() and application_name <> 'drkit'"
+    " and pid <> pg_backend_pid()"
 )
 
 
