@@ -38,10 +38,10 @@ cp "$1" "$3/$2.part"
 mv "$3/$2.part" "$3/$2.ready"
 while [ -e "$3/$2.ready" ]; do
     kill -0 "$PPID" 2>/dev/null || exit 1
-    sleep 0.05
+    sleep 0.02
 done
 """
-_UPLOAD_EVERY_S = 0.05
+_UPLOAD_EVERY_S = 0.02
 SEGMENT_BYTES = 1 << 20  # as the template is made
 _IN_FLIGHT = timedelta(milliseconds=20)  # a commit takes its time stamp this long before it is in the log, at the most
 
