@@ -10,7 +10,7 @@ from drkit.steps.fence import ASK_S
 from drkit.steps.names import endpoint_of, instance_of, region_of, run_suffix
 from drkit.targets import Target, postgres, readonly
 from drkit.targets.aws.permissions import asks
-from drkit.targets.aws.replication import IAM_REPLICATE, IAM_RETIRE
+from drkit.targets.aws.replication import IAM_DROP, IAM_REPLICATE, IAM_RETIRE
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
 
@@ -63,6 +63,32 @@ def retire(recovery: Recovery, *, instance: str, region: str, source: str, sourc
             permit=recovery.permit,
             undo=recovery.undo,
         )
+
+    return Step(done=gone, act=act)
+
+
+def _plan_drop(target: Target, *, instance: str, region: str, source: str, source_region: str) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Replication
+
+    return Replication(target, region_of(target, region)).plan_drop(instance_of(target, instance))
+
+
+@asks(*IAM_DROP)
+@step(plan=_plan_drop, observe=_observe_retire, purpose="preparation")
+def drop_replica(
+    recovery: Recovery, *, instance: str, region: str, source: str, source_region: str, facts: Facts
+) -> Step:
+    """Delete a replica that follows an overtaken writer; done when it is gone. How it was made is written down."""
+    from drkit.targets.aws import Database, Replication
+
+    target, name = recovery.target, region_of(recovery.target, region)
+    database, instance_id = Database(target, name), instance_of(target, instance)
+
+    def gone() -> bool:
+        return not database.exists(instance_id) or database.instance(instance_id).resource_id != facts["resource_id"]
+
+    def act() -> None:
+        Replication(target, name).drop(instance_id, permit=recovery.permit)
 
     return Step(done=gone, act=act)
 

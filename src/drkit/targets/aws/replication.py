@@ -20,6 +20,7 @@ from drkit.undo import UndoJournal
 
 IAM_PROMOTE_FOR_GOOD = ("rds:DescribeDBInstances", "rds:PromoteReadReplica")
 IAM_RETIRE = ("rds:AddTagsToResource", "rds:CreateDBSnapshot", "rds:DeleteDBInstance", "rds:DescribeDBInstances")
+IAM_DROP = ("rds:DeleteDBInstance", "rds:DescribeDBInstances")
 IAM_REPLICATE = (
     "rds:AddTagsToResource", "rds:CreateDBInstanceReadReplica", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
 )  # fmt: skip
@@ -168,6 +169,49 @@ class Replication:
                 f"not retiring {name}: {', '.join(now.replica_ids)} still follows it, so it may be the writer",
                 "promote or delete its replicas first, if it really is the old writer",
             )
+
+    def plan_drop(self, replica_id: str) -> tuple[Effect, ...]:
+        """Return what dropping a replica would do; nothing if it is gone or going."""
+        now = instances.instance_or_none(self._account, self._region, replica_id)
+        if now is None or now.status == "deleting":
+            return ()
+        return (
+            Effect(
+                call="rds:DeleteDBInstance",
+                resource=replica_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
+                undo="none: what it holds is its source's",
+                iam=IAM_DROP,
+                consented=now.consented,
+            ),
+        )
+
+    def drop(self, replica_id: str, *, permit: Permit) -> bool:
+        """Delete a replica without a snapshot; return whether it was asked for (False: it is gone or going).
+
+        Raises Refused if it does not consent, is protected from deletion, or is a writer.
+        """
+        self._account.may_break(permit)
+        now = instances.instance_or_none(self._account, self._region, named(replica_id, "replica"))
+        if now is None or now.status == "deleting":
+            return False
+        self._account.must_consent(replica_id, now.tags, permit)
+        if not now.is_replica or now.deletion_protection:
+            why = "it is protected from deletion" if now.is_replica else "it is a writer, not a replica"
+            raise Refused(f"not deleting {replica_id}: {why}", "look at it first")
+        permit.check()
+        try:
+            self._rds.delete_db_instance(
+                DBInstanceIdentifier=replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+            )
+        except TargetError as e:
+            # A retry of a call whose answer was lost finds it going, or gone.
+            after = instances.instance_or_none(self._account, self._region, replica_id)
+            if e.code not in NOT_NOW | NOT_FOUND or (after is not None and after.status != "deleting"):
+                raise
+        return True
 
     # --- a replica in its place ---
 
