@@ -13,8 +13,13 @@ from drkit.targets import Target
 from drkit.targets.aws.account import Account
 
 
-def gather(target: Target, rules: Rules, *, alarms: Sequence[str] = (), unresolved: Sequence[str] = ()) -> Facts:
-    """Ask the target and this machine. Raises TargetError when the target does not answer."""
+def gather(
+    target: Target, rules: Rules, *, alarms: Sequence[str] = (), unresolved: Sequence[str] = (), region: str = ""
+) -> Facts:
+    """Ask the target and this machine. Raises TargetError when the target does not answer.
+
+    region: whose APIs are asked, the target's first unless named: in a recovery that one may not answer.
+    """
     from drkit.targets.aws.alarms import firing
     from drkit.targets.aws.parameters import Parameters
 
@@ -23,13 +28,13 @@ def gather(target: Target, rules: Rules, *, alarms: Sequence[str] = (), unresolv
     return Facts(
         target=target.name,
         account_id=target.account_id,
-        caller_account_id=Account(target).caller().account_id,
+        caller_account_id=Account(target, region).caller().account_id,
         regions=tuple(r for r in (target.region, target.recovery_region) if r),
         loopback=is_loopback(target),
         now=clock.wall_utc(),
-        alarms_firing=firing(target, watched) if watched else (),
+        alarms_firing=firing(target, watched, region) if watched else (),
         open_incident=f"{incident} exists" if incident and incident.exists() else "",
-        unfinished=Parameters(target).unfinished(),
+        unfinished=Parameters(target, region).unfinished(),
         consent_tag=target.consent_tag,
         unresolved=tuple(unresolved),
     )

@@ -194,9 +194,10 @@ class ZonalShifts:
 
     def _must_be_the_only_one(self, now: Shift | None) -> None:
         if now is not None:
+            until = f"{now.expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             raise Refused(
-                f"not shifting: a shift away from {now.zone} is on until {now.expires:%Y-%m-%d %H:%M %Z} "
-                f"({now.comment}), and there can be only one",
+                f"not shifting: a shift away from {now.zone} is on until {until} ({now.comment}), and there can be "
+                "only one",
                 f"end that one first: aws arc-zonal-shift cancel-zonal-shift --zonal-shift-id {now.shift_id} "
                 f"--region {self._region}",
             )
