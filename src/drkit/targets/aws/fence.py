@@ -15,7 +15,7 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.network import FENCE_TAG, IAM_ISOLATE, Subnets, delete_acl
-from drkit.targets.aws.rds import PROMOTING, instance_or_none
+from drkit.targets.aws.rds import MAYBE_PROMOTING, instance_or_none
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _must_not_make_two_writers(target: Target, region: str, instance_id: str, ri
             f"{e.message}",
             "two writers would be possible; try again when it can be asked",
         ) from e
-    if other is None or (other.is_replica and other.status not in PROMOTING):
+    if other is None or (other.is_replica and other.status not in MAYBE_PROMOTING):
         return
     behind = instance_or_none(Account(target, region), region, instance_id)
     if behind is None or behind.is_replica:
