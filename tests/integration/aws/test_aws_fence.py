@@ -8,6 +8,7 @@ from drkit import guard
 from drkit import undo as undo_journal
 from drkit.errors import Refused
 from drkit.targets.aws import Database, Fences, Replication, Subnets
+from drkit.undo import UndoJournal
 
 from .conftest import RECOVERY_REGION, REGION, ZONES
 from .test_aws_database import make_replica, make_writer
@@ -129,12 +130,31 @@ def test_a_fence_refuses(aws, network, ids, target, permit, journal) -> None:
         fences.is_fenced([])
     assert aws.calls == []
     other = guard.Permit("run-0", _token=guard._TOKEN)
-    Subnets(target).isolate(ids[1], permit=other, undo=journal)
+    fences.fence(ids[1:], instance_id="orders", rival=RIVAL, permit=other, undo=journal)
     done = len(aws.changes())
     with pytest.raises(Refused, match="run run-0 cut it") as refused:
         fences.fence(ids, instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
     assert refused.value.hint == "drkit undo run-0"
     assert len(aws.changes()) == done
+
+
+def test_what_an_experiment_has_cut_is_fenced_and_stays_so(
+    aws, network, ids, target, permit, journal, tmp_path
+) -> None:
+    """The experiment's undo must not let the old writer back in while another one has its place."""
+    before = acls(aws, network)
+    other, its = guard.Permit("run-0", _token=guard._TOKEN), UndoJournal(tmp_path / "other.jsonl", "run-0")
+    for subnet_id in ids:
+        Subnets(target).isolate(subnet_id, permit=other, undo=its)
+    fences = Fences(target)
+    assert not fences.is_fenced(ids)
+    fences.fence(ids, instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
+    assert fences.is_fenced(ids)
+    undone = undo_journal.replay(its, target)
+    assert all(u.ok for u in undone)
+    assert any("stays fenced" in u.sentence for u in undone)
+    assert fences.is_fenced(ids)
+    assert [fences.association(s).had for s in ids] == [before[s] for s in ids]
 
 
 def test_a_later_run_lifts_the_fence_that_was_kept(aws, network, ids, target, pair, permit, journal) -> None:

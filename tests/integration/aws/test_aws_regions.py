@@ -65,7 +65,7 @@ def test_a_recovery_calls_nothing_in_the_first_region(aws, target, zone_id, grou
     )  # fmt: skip
     stop_replication(aws)
     dead()
-    gather(target, Rules(), region=RECOVERY_REGION)
+    gather(target, Rules(), recovery=True)
     replicas, groups = Replication(target, RECOVERY_REGION), Groups(target, RECOVERY_REGION)
     secrets, records = Secrets(target, RECOVERY_REGION), Records(target, zone_id, sts_region=RECOVERY_REGION)
     replicas.plan_promote("orders-replica")

@@ -38,7 +38,7 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-IAM_ALWAYS = ("sts:GetCallerIdentity", *IAM_CLOUD_COPY)
+IAM_ALWAYS = ("sts:GetCallerIdentity", *IAM_CLOUD_COPY, "ssm:GetParameter")  # the last: who recovers the target?
 # What every run asks about the parts that a target names: its state before and after, its events, its password.
 IAM_NETWORK = ("ec2:DescribeInstances", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets")
 IAM_GROUP = ("autoscaling:DescribeAutoScalingGroups",)
