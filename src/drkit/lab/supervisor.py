@@ -37,6 +37,7 @@ from drkit.lab.options import LabOptions, LabPart
 from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions
 from drkit.lab.ports import HOST
 from drkit.lab.rds_monitor import Monitor, MonitorSettings
+from drkit.lab.restores import Restores
 from drkit.lab.verbs import Verbs
 from drkit.targets import (
     AwsAccess,
@@ -145,12 +146,13 @@ class Supervisor:
                 rebuild_after_s=self.options.rebuild_after_s / self.speed,
             ),
         )
-        backups = Backups(databases, endpoint_url=self.cloud.url)
+        backups = Backups(databases)
+        restores = Restores(databases, backups, endpoint_url=self.cloud.url)
         databases.chores.append(backups.the_writer_archives)
         moto_patches.report_backups(backups.latest_restorable_time, backups.source_record)
-        verbs = Verbs(databases, backups)
-        self.cloud.after += [compute.follow, verbs.follow, backups.follow, record.follow]
-        self._stoppers = [controller.stop, monitor.stop, backups.stop, databases.stop, compute.stop, *self._stoppers]
+        verbs = Verbs(databases, backups, restores)
+        self.cloud.after += [compute.follow, verbs.follow, restores.follow, record.follow]
+        self._stoppers = [controller.stop, monitor.stop, restores.stop, databases.stop, compute.stop, *self._stoppers]
         controller.tick()
         controller.start()
         with ThreadPoolExecutor(1) as side:

@@ -1,4 +1,4 @@
-"""The RDS calls that change an instance: what refuses them, and what they bring about. Restores are in `backups`."""
+"""The RDS calls that change an instance: what refuses them, and what they bring about. Restores are in `restores`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from drkit.lab.backups import Backups
 from drkit.lab.cloud import AwsError, Call
 from drkit.lab.database import AVAILABLE, FILL_TIMEOUT_S, MODIFYING, REBOOTING, Databases, Key
 from drkit.lab.nodes import REPLICA
+from drkit.lab.restores import Restores
 
 log = logging.getLogger("drkit.lab.verbs")
 
@@ -22,8 +23,9 @@ _BUSY = "Instance {} is not in available state."
 class Verbs:
     """The RDS control plane's hands. Before moto answers: refusals. After: the work, one thing after the other."""
 
-    def __init__(self, databases: Databases, backups: Backups) -> None:
-        self._db, self._backups, self._plant = databases, backups, databases.plant
+    def __init__(self, databases: Databases, backups: Backups, restores: Restores) -> None:
+        self._db, self._plant = databases, databases.plant
+        self._backups, self._restores = backups, restores
         for action, before in {
             "RebootDBInstance": self._before_reboot,
             "StopDBInstance": self._before_stop,
@@ -202,7 +204,7 @@ class Verbs:
     def _delete(self, call: Call, record: Any) -> None:
         db, key = self._db, self._db.key(record)
         if final := call.text("FinalDBSnapshotIdentifier"):
-            self._backups.take(db.cloud.backend("rds", key[0]).database_snapshots.get(final), record)
+            self._restores.take(db.cloud.backend("rds", key[0]).database_snapshots.get(final), record)
         self._let_replicas_go(record)
         if db.served(record):
             with db.acting:
