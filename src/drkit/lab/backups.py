@@ -13,7 +13,7 @@ import copy
 import logging
 import threading
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from drkit import clock
@@ -43,13 +43,18 @@ class Kept:
     def arn(self, region: str) -> str:
         return f"arn:aws:rds:{region}:{ACCOUNT_ID}:auto-backup:ab-{self.key[1]}-{self.number:03}"
 
-    @property
-    def window(self) -> tuple[datetime, datetime] | None:
-        """Return the earliest and the latest moment that can be restored; None while there is none."""
-        began = self.replicated_from
+    def window(self, region: str) -> tuple[datetime, datetime] | None:
+        """Return the earliest and the latest moment that can be restored in a region; None while there is none.
+
+        They are as the API tells them, whole milliseconds, and inside the truth.
+        """
+        own = region == self.key[0]
+        began = None if own else self.replicated_from
         earliest = next((b.ended for b in self.history.bases if began is None or b.ended >= began), None)
-        latest = self.frozen or self.history.latest
-        return None if earliest is None or latest is None else (earliest, max(earliest, latest))
+        latest = self.history.latest if own and not self.retained else self.frozen or self.history.latest
+        if earliest is None or latest is None or latest <= earliest:
+            return None
+        return to_ms(earliest + timedelta(microseconds=999)), to_ms(latest)
 
 
 class Backups:
@@ -147,8 +152,8 @@ class Backups:
     def latest_restorable_time(self, record: Any) -> datetime | None:
         """Return up to when an instance's own backups reach; None if it has none."""
         kept = self.kept(record)
-        window = kept.window if kept is not None else None
-        return to_ms(window[1]) if window else None
+        window = kept.window(kept.key[0]) if kept is not None else None
+        return window[1] if window else None
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -168,7 +173,7 @@ class Backups:
         return kept.key[0] == region or (kept.replicated and region == self._db.recovery_region)
 
     def _entry(self, kept: Kept, region: str) -> dict[str, Any]:
-        record, window, own = kept.record, kept.window, kept.key[0] == region
+        record, window, own = kept.record, kept.window(region), kept.key[0] == region
         stopped = kept.retained or (not own and kept.frozen is not None)
         entry: dict[str, Any] = {
             "DBInstanceArn": record.db_instance_arn,
@@ -189,7 +194,7 @@ class Backups:
             "BackupTarget": "region",
         }
         if window is not None:
-            entry["RestoreWindow"] = {"EarliestTime": to_ms(window[0]), "LatestTime": to_ms(window[1])}
+            entry["RestoreWindow"] = {"EarliestTime": window[0], "LatestTime": window[1]}
         return entry
 
     def _of_source(self, call: Call) -> Kept:

@@ -105,6 +105,7 @@ class Links:
             if node is None:
                 return
             node.wipe()
+            self._lead_to_nodes()
             self.upstream.pop(name, None)
             self._fenced.discard(name)
             self.nodes = {other: there for other, there in self.nodes.items() if other != name}

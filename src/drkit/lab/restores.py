@@ -14,10 +14,10 @@ from typing import Any
 from drkit.errors import DrkitError, LabError
 from drkit.lab import rds_events
 from drkit.lab.archive import s3_client
-from drkit.lab.backups import Backups, Kept, to_ms
+from drkit.lab.backups import Backups, Kept
 from drkit.lab.bootstrap import BUCKET, RECOVERY_REGION, SNAPSHOT_BUCKET
 from drkit.lab.cloud import AwsError, Call
-from drkit.lab.database import AVAILABLE, Databases
+from drkit.lab.database import AVAILABLE, Databases, Key, must_be_a_name
 from drkit.lab.nodes import REPLICA
 from drkit.lab.restore import Restore, Source
 
@@ -31,7 +31,7 @@ class Restores:
         self._db, self._plant, self._cloud = databases, databases.plant, databases.cloud
         self._backups = backups
         self._endpoint_url = endpoint_url
-        self._running: set[Restore] = set()
+        self._running: dict[Key, Restore] = {}
         self._lock = threading.Lock()
         for action, before in {
             "RestoreDBInstanceToPointInTime": self._before_restore,
@@ -44,8 +44,14 @@ class Restores:
 
     def stop(self) -> None:
         with self._lock:
-            for restore in self._running:
+            for restore in self._running.values():
                 restore.cancel()
+
+    def cancel(self, key: Key) -> None:
+        """Give up the restore of an instance that nobody wants any more."""
+        with self._lock:
+            if key in self._running:
+                self._running[key].cancel()
 
     # --- restores -----------------------------------------------------------------------------------------------------
 
@@ -57,17 +63,18 @@ class Restores:
             raise AwsError(
                 "InvalidParameterCombination", "Specify either RestoreTime or UseLatestRestorableTime, and not both."
             )
-        window = kept.window
+        window = kept.window(call.region)
         if window is None:
             raise AwsError("InvalidRestoreFault", f"{kept.key[1]} has no backup to be restored yet")
         if moment and not window[0] <= _parsed(moment) <= window[1]:
             raise AwsError(
                 "InvalidRestoreFault",
-                f"The specified time {moment} is not between {to_ms(window[0]):%FT%T.%fZ} and"
-                f" {to_ms(window[1]):%FT%T.%fZ}, the earliest and the latest restorable time of {kept.key[1]}.",
+                f"The specified time {moment} is not between {window[0]:%FT%T.%fZ} and"
+                f" {window[1]:%FT%T.%fZ}, the earliest and the latest restorable time of {kept.key[1]}.",
             )
 
     def _may_be_made(self, call: Call, parameter: str) -> None:
+        must_be_a_name(call.text(parameter))
         if self._db.named(call, parameter) is not None:
             raise AwsError("DBInstanceAlreadyExists", "DB instance already exists")
         if (call.region, call.text(parameter)) == self._db.pair_key:
@@ -107,8 +114,8 @@ class Restores:
                 self._later(target, lambda: self._copy(source, target))
 
     def _point_in_time(self, kept: Kept, until: datetime | None) -> Source:
-        if until is None and kept.frozen is not None:
-            until = kept.frozen
+        if until is None:
+            until = kept.frozen  # what came after replication was stopped is not there
         base = kept.history.base_for(until)
         if base is None:
             raise LabError(f"{kept.key[1]} has no base backup")
@@ -118,10 +125,7 @@ class Restores:
         db, key = self._db, self._db.key(record)
         letter = record.availability_zone[-1]
         zone = letter if letter in self._plant.options.zones else self._plant.options.zones[0]
-        is_replica_key = key == db.replica_key  # its own node would be in the way of a replica made again
         name = f"{zone if key[0] == db.region else REPLICA}-{key[1]}"
-        if is_replica_key:
-            name = f"{REPLICA}-restored"
         db.nodes[key] = (name,)
 
         def restore() -> None:
@@ -129,7 +133,7 @@ class Restores:
             scratch = self._plant.directory / "archive" / f"restore-{name}"
             work = Restore(self._s3(BUCKET), source_of(), node, scratch=scratch)
             with self._lock:
-                self._running.add(work)
+                self._running[key] = work
             try:
                 work.run()
             except BaseException as e:
@@ -138,7 +142,7 @@ class Restores:
                 raise
             finally:
                 with self._lock:
-                    self._running.discard(work)
+                    self._running.pop(key, None)
             self._plant.lead_to(name)
             db.show_endpoint(record)
             with self._cloud.lock:
