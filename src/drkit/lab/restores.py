@@ -134,6 +134,8 @@ class Restores:
             work = Restore(self._s3(BUCKET), source_of(), node, scratch=scratch)
             with self._lock:
                 self._running[key] = work
+            if record.status == "deleting":  # asked for before there was anything to give up
+                work.cancel()
             try:
                 work.run()
             except BaseException as e:
