@@ -164,8 +164,9 @@ class Archive:
         with self._lock:
             history.bases.append(Base(key, first_segment or "", ended))
             history.xids = "", ""
+        self._stop.wait(2 * _IN_FLIGHT.total_seconds())
         with contextlib.suppress(OSError, ServerError):
-            self._switch_log(node.name, history)  # the archive reaches to the backup's end as soon as can be
+            self._switch_log(node.name, history)  # the archive reaches past the backup's end as soon as can be
         return key
 
     def copy(self, node: Node, s3: S3Client, bucket: str, key: str, *, with_log: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,7 +77,8 @@ class Restore:
         try:
             with ThreadPoolExecutor(_AT_ONCE + 1) as pool:
                 tar = pool.submit(self._patiently, self._unpack)
-                fetched = [pool.submit(self._patiently, lambda key=key: self._fetch(key)) for key in self._log_keys()]
+                keys = self._patiently(self._log_keys)
+                fetched = [pool.submit(self._patiently, partial(self._fetch, key)) for key in keys]
                 size = tar.result()
                 for one in fetched:
                     one.result()

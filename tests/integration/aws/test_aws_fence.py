@@ -154,7 +154,7 @@ def test_what_an_experiment_has_cut_is_fenced_and_stays_so(
     assert all(u.ok for u in undone)
     assert any("stays fenced" in u.sentence for u in undone)
     assert fences.is_fenced(ids)
-    assert [fences.association(s).had for s in ids] == [before[s] for s in ids]
+    assert [fences.association(s).had for s in ids] == [before[0][s] for s in ids]
 
 
 def test_a_later_run_lifts_the_fence_that_was_kept(aws, network, ids, target, pair, permit, journal) -> None:
