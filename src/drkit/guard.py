@@ -18,12 +18,14 @@ class Permit:
     """Leave to break what a plan named, for one run; revoked when the run aborts or loses its lease.
 
     Made by `authorise` only. Every function that breaks something takes one and calls `check` first.
+    real: it is for a real recovery. A person approved the plan by name, and resources need not carry the consent tag.
     """
 
-    def __init__(self, run_id: str, *, _token: object = None) -> None:
+    def __init__(self, run_id: str, *, real: bool = False, _token: object = None) -> None:
         if _token is not _TOKEN:
             raise TypeError("a Permit comes from guard.authorise only")
         self.run_id = run_id
+        self.real = real
         self.also_ask: Callable[[], str | None] = lambda: None  # asked at each check: why not any more, or None
         self._revoked: str | None = None
         self._lock = threading.Lock()
@@ -98,47 +100,52 @@ class Facts:
 
 
 def authorise(
-    run_id: str, effects: Sequence[Effect], *, facts: Facts, rules: Rules, blast_radius: BlastRadius
+    run_id: str,
+    effects: Sequence[Effect],
+    *,
+    facts: Facts,
+    rules: Rules,
+    blast_radius: BlastRadius,
+    real: bool = False,
 ) -> Permit:
-    """Return the leave to break exactly these effects, or raise Refused with the first reason not to."""
+    """Return the leave to carry out exactly these effects, or raise Refused with the first reason not to.
+
+    real: a recovery, not an experiment. What keeps experiments away from a system in trouble (freeze, incident, alarms)
+    or within bounds (consent tags, blast radius, effects_max) does not refuse it: that is what recovery is for. The
+    wrong account or region, another run there, and activities whose effects nobody can know do.
+    """
     name = facts.target
+    breaking = "recovering" if real else "breaking"
     if facts.caller_account_id != facts.account_id:
         raise Refused(
-            f"not breaking {name}: the credentials are of account {facts.caller_account_id}, the target is in "
+            f"not {breaking} {name}: the credentials are of account {facts.caller_account_id}, the target is in "
             f"{facts.account_id}",
             "choose the right profile or role in the target file",
         )
     if not facts.loopback and facts.account_id not in rules.allowed_accounts:
         raise Refused(
-            f"not breaking {name}: account {facts.account_id} is not in allowed_accounts",
-            f"add it to [guard] in drkit.toml if {facts.account_id} really is a test account",
+            f"not {breaking} {name}: account {facts.account_id} is not in allowed_accounts",
+            f"add it to [guard] in drkit.toml if {facts.account_id} really is "
+            + ("the account to recover" if real else "a test account"),
         )
     regions = rules.allowed_regions or facts.regions
     for effect in effects:
         if effect.region not in ("", GLOBAL) and effect.region not in regions:
             raise Refused(
-                f"not breaking {effect.resource}: region {effect.region} is not allowed",
+                f"not {breaking} {effect.resource}: region {effect.region} is not allowed",
                 f"allowed: {', '.join(regions)}; see allowed_regions in [guard] of drkit.toml",
             )
-    for freeze in rules.freeze:
-        if freeze.starts <= facts.now < freeze.ends:
-            raise Refused(
-                f"not breaking {name}: {freeze.why} until {freeze.ends:%Y-%m-%d %H:%M %Z}",
-                "wait, or change [[guard.freeze]] in drkit.toml",
-            )
-    if facts.open_incident:
-        raise Refused(
-            f"not breaking {name}: an incident is open ({facts.open_incident})", "experiments wait until it is closed"
-        )
+    if not real:
+        _is_the_time(facts, rules)
     if facts.unfinished:
-        run_id = facts.unfinished[0]
+        other = facts.unfinished[0]
         more = f" (and {len(facts.unfinished) - 1} more)" if len(facts.unfinished) > 1 else ""
         raise Refused(
-            f"not breaking {name}: run {run_id}{more} is going on there, or has left something broken",
-            f"wait for it, or put it back: drkit undo {run_id}; from another machine, or if that finds nothing: "
-            f"drkit undo {run_id} --from-cloud --target {name}",
+            f"not {breaking} {name}: run {other}{more} is going on there, or has left something broken",
+            f"wait for it, or put it back: drkit undo {other}; from another machine, or if that finds nothing: "
+            f"drkit undo {other} --from-cloud --target {name}",
         )
-    if facts.alarms_firing:
+    if facts.alarms_firing and not real:
         raise Refused(
             f"not breaking {name}: already in alarm: {', '.join(facts.alarms_firing)}",
             "mend that first: an experiment starts from a healthy system",
@@ -148,9 +155,31 @@ def authorise(
             f"not running {', '.join(facts.unresolved)}: what it will hit cannot be resolved beforehand",
             "set allow_unresolved = true in [guard] of drkit.toml to accept that",
         )
+    if not real:
+        _may_be_hit(effects, facts, rules, blast_radius)
+    return Permit(run_id, real=real, _token=_TOKEN)
+
+
+def _is_the_time(facts: Facts, rules: Rules) -> None:
+    """Raise Refused while no experiment may start."""
+    for freeze in rules.freeze:
+        if freeze.starts <= facts.now < freeze.ends:
+            raise Refused(
+                f"not breaking {facts.target}: {freeze.why} until {freeze.ends:%Y-%m-%d %H:%M %Z}",
+                "wait, or change [[guard.freeze]] in drkit.toml",
+            )
+    if facts.open_incident:
+        raise Refused(
+            f"not breaking {facts.target}: an incident is open ({facts.open_incident})",
+            "experiments wait until it is closed",
+        )
+
+
+def _may_be_hit(effects: Sequence[Effect], facts: Facts, rules: Rules, blast_radius: BlastRadius) -> None:
+    """Raise Refused unless there is something to hit, all of it consents, and it is not too much at once."""
     if not effects and not facts.unresolved:
         raise Refused(
-            f"nothing to break on {name}: the experiment's selection is empty",
+            f"nothing to break on {facts.target}: the experiment's selection is empty",
             "check zone and tags with: drkit plan",
         )
     key, value = facts.consent_tag
@@ -167,7 +196,6 @@ def authorise(
     if blast_radius.instances_max is not None:
         _within("instances", instances, blast_radius.instances_max)
     _within("calls", set(range(len(effects))), rules.effects_max, "effects_max in [guard] of drkit.toml")
-    return Permit(run_id, _token=_TOKEN)
 
 
 def _within(what: str, touched: set[str] | set[int], most: int, where: str = "the experiment's blast_radius") -> None:

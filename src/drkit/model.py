@@ -416,6 +416,7 @@ class UndoRecord:
     region: str = ""
     at_ns: int = 0
     done: bool = False
+    kept: bool = False  # done, but nothing was put back: a playbook that came to its end keeps its effects
 
 
 @dataclass(frozen=True, slots=True)

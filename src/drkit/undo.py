@@ -56,7 +56,7 @@ class Undone:
 
 
 class UndoJournal:
-    """undo.jsonl of one run: `will` lines and `done` lines, appended and fsynced.
+    """undo.jsonl of one run: `will` lines and `done` lines (put back, or kept), appended and fsynced.
 
     Only one process replays it at a time (`replay` takes a lock on it); others may read it at any time.
     """
@@ -83,18 +83,28 @@ class UndoJournal:
             self._cloud.put(self.run_id, record)
         return record
 
+    def keep(self, record: UndoRecord) -> None:
+        """Note that what a record would put back is to stay: a playbook that came to its end keeps its effects.
+
+        As `done`, and no replay carries the record out any more.
+        """
+        self._settle(record, {"done": record.seq, "kept": True})
+
     def done(self, record: UndoRecord) -> None:
         """Note that a record has been carried out, in the cloud first.
 
         One that is left on disk alone is merely carried out again; one left in the cloud alone, by a kill in between or
         a full disk, would keep every other run away from a target that is whole.
         """
+        self._settle(record, {"done": record.seq})
+
+    def _settle(self, record: UndoRecord, entry: dict[str, Any]) -> None:
         try:
             if self._cloud is not None:
                 self._cloud.delete(self.run_id, record)
         finally:
             with self._lock:
-                self._append({"done": record.seq})
+                self._append(entry)
 
     def tidy(self) -> None:
         """Delete what the cloud holds of records that were carried out. Raises TargetError.
@@ -123,7 +133,8 @@ class UndoJournal:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)
                 if "done" in entry:
-                    records[entry["done"]] = replace(records[entry["done"]], done=True)
+                    kept = bool(entry.get("kept"))
+                    records[entry["done"]] = replace(records[entry["done"]], done=True, kept=kept)
                 else:
                     records[entry["seq"]] = UndoRecord(
                         int(entry["seq"]), entry["verb"], dict(entry["args"]), entry["region"], int(entry["at_ns"])
@@ -131,7 +142,7 @@ class UndoJournal:
         return tuple(records.values())
 
     def pending(self) -> tuple[UndoRecord, ...]:
-        """Return what has not been put back yet, newest first."""
+        """Return what has not been put back yet and is not to stay either, newest first."""
         return tuple(r for r in reversed(self.records()) if not r.done)
 
     def _append(self, entry: dict[str, Any]) -> None:
@@ -185,7 +196,8 @@ def replay(
     with journal.path.open("rb") as file:
         # A process that was stopped in its own replay must not keep the guardian from its: each verb asks first.
         lock(file.fileno(), 10.0)
-        for record in filter(only, reversed(journal.records()) if again else journal.pending()):
+        records = tuple(r for r in reversed(journal.records()) if not r.kept) if again else journal.pending()
+        for record in filter(only, records):
             put_back = _VERBS.get(record.verb)
             try:
                 if put_back is None:

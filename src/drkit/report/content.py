@@ -295,6 +295,8 @@ def _undo_arguments(u: UndoRecord) -> str:
 
 
 def _undo_state(u: UndoRecord) -> str:
+    if u.kept:
+        return "kept: the playbook came to its end"
     return "done" if u.done else "PENDING: not known to be put back"
 
 

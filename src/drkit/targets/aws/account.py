@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import boto3
     from botocore.config import Config
     from botocore.session import Session as BotocoreSession
+    from mypy_boto3_arc_zonal_shift import ARCZonalShiftClient
     from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_ec2 import EC2Client
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from mypy_boto3_rds import RDSClient
     from mypy_boto3_route53 import Route53Client
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
+RUN_TAG = "drkit:run"  # on everything that drkit makes; its value is the run's id
 # Attempts of one call, throttling and lost connections included. A lab that is gone should be noticed within seconds.
 ATTEMPTS_LAB, ATTEMPTS_AWS = 4, 8
 _READS = ("Describe", "Get", "List", "Simulate", "AssumeRole")  # operations that change nothing, by their first word
@@ -64,13 +67,20 @@ class Caller:
 
 
 class Account:
-    """One account through one role. Cheap to make: sessions and clients are shared by all with the same access."""
+    """One account through one role. Cheap to make: sessions and clients are shared by all with the same access.
 
-    def __init__(self, target: Target) -> None:
+    home_region: where STS is asked who we are and for a role's credentials, the target's first region unless named.
+    A recovery names the region it works in: the first one may not answer on that night.
+    """
+
+    def __init__(self, target: Target, home_region: str = "") -> None:
         self.target = target
-        self._session = _session(target.aws, target.account_id, target.kind)
+        self.home_region = home_region or target.region
+        self._session = _session(target.aws, target.account_id, target.kind, self.home_region)
 
     # One overload a service, so that every call in this package is checked against AWS's own model.
+    @overload
+    def client(self, service: Literal["arc-zonal-shift"], region: str = "") -> ARCZonalShiftClient: ...
     @overload
     def client(self, service: Literal["autoscaling"], region: str = "") -> AutoScalingClient: ...
     @overload
@@ -92,30 +102,30 @@ class Account:
     @overload
     def client(self, service: Literal["sts"], region: str = "") -> STSClient: ...
     @overload
-    def client(self, service: Literal["secretsmanager"], region: str = "") -> Any: ...
+    def client(self, service: Literal["secretsmanager"], region: str = "") -> SecretsManagerClient: ...
     def client(self, service: str, region: str = "") -> Any:
-        """Return the client of a service, region = the target's unless named; thread-safe, made once.
+        """Return the client of a service, region = the home region unless named; thread-safe, made once.
 
         Every call on it, paginators and waiters included, raises TargetError (never botocore's errors), except for
         parameters that do not fit AWS's model, which is a defect of ours. One that changes something raises Refused,
         and is not sent, unless the credentials are of the target's account at that moment.
         """
-        return self._session.client(service, region or self.target.region)
+        return self._session.client(service, region or self.home_region)
 
     def caller(self) -> Caller:
         """Ask AWS who we are."""
-        return self._session.caller(self.target.region)
+        return self._session.caller(self.home_region)
 
     def environment(self) -> dict[str, str]:
         """Return these credentials as the environment variables that other AWS tools read; {} if there are none.
 
         Those of a role are short-lived: ask again before each use.
         """
-        return self._session.environment(self.target.region)
+        return self._session.environment(self.home_region)
 
     def assert_account(self) -> None:
         """Raise Refused unless the caller's account is the target's; AWS is asked each time."""
-        self._session.assert_account(self.target.region)
+        self._session.assert_account(self.home_region)
 
     def may_break(self, permit: Permit) -> None:
         """Raise unless the permit still holds and the account is the right one: the first line of all that breaks."""
@@ -127,8 +137,13 @@ class Account:
         key, value = self.target.consent_tag
         return tags.get(key) == value
 
-    def must_consent(self, resource: str, tags: Mapping[str, str]) -> None:
-        """Raise Refused unless the resource agreed: asked again just before it is broken, tags change."""
+    def must_consent(self, resource: str, tags: Mapping[str, str], permit: Permit | None = None) -> None:
+        """Raise Refused unless the resource agreed: asked again just before it is broken, tags change.
+
+        With the permit of a real recovery it need not: a person approved it by name. Without a permit (undo) it must.
+        """
+        if permit is not None and permit.real:
+            return
         if not self.consented(tags):
             key, value = self.target.consent_tag
             raise Refused(
@@ -155,8 +170,9 @@ def named(value: str, what: str) -> str:
 class _Session:
     """Credentials and the clients made with them."""
 
-    def __init__(self, access: AwsAccess, account_id: str, attempts: int) -> None:
+    def __init__(self, access: AwsAccess, account_id: str, attempts: int, home_region: str) -> None:
         self._access = access
+        self._home_region = home_region
         self._account_id = account_id
         self._attempts = attempts
         self._lock = threading.Lock()
@@ -176,7 +192,9 @@ class _Session:
 
         try:
             if self._boto3 is None:
-                self._boto3 = boto3.Session(botocore_session=_botocore_session(self._access, self._config(), region))
+                self._boto3 = boto3.Session(
+                    botocore_session=_botocore_session(self._access, self._config(), self._home_region)
+                )
             client: Any = self._boto3.client(
                 service,  # type: ignore[call-overload]
                 region_name=region,
@@ -237,13 +255,13 @@ class _Session:
 
 
 @cache
-def _session(access: AwsAccess, account_id: str, kind: str) -> _Session:
+def _session(access: AwsAccess, account_id: str, kind: str, home_region: str) -> _Session:
     if kind == "lab" and not _is_sealed(access):
         raise UsageError(
             "a lab target must name its endpoint_url and no profile or role: it would reach AWS itself",
             "make the lab again: drkit lab down && drkit lab up",
         )
-    return _Session(access, account_id, ATTEMPTS_LAB if kind == "lab" else ATTEMPTS_AWS)
+    return _Session(access, account_id, ATTEMPTS_LAB if kind == "lab" else ATTEMPTS_AWS, home_region)
 
 
 def _is_sealed(access: AwsAccess) -> bool:
@@ -342,7 +360,8 @@ def _action(model: Any) -> str:
 
 
 def _iam_prefix(service_id: str) -> str:
-    return {"elastic-load-balancing-v2": "elasticloadbalancing"}.get(service_id, service_id.replace("-", ""))
+    prefixes = {"arc-zonal-shift": "arc-zonal-shift", "elastic-load-balancing-v2": "elasticloadbalancing"}
+    return prefixes.get(service_id, service_id.replace("-", ""))
 
 
 def _refusal(action: str, code: str, message: str) -> TargetError:

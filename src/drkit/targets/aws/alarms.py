@@ -18,7 +18,7 @@ def firing(target: Target, names: Sequence[str], region: str = "") -> tuple[str,
     """
     if not names:
         raise Refused("no alarm was named", "no name would mean all alarms of the account")
-    cloudwatch = Account(target).client("cloudwatch", region or target.region)
+    cloudwatch = Account(target, region).client("cloudwatch")
     states: dict[str, str] = {}
     for start in range(0, len(names), 100):  # CloudWatch's limit a call
         batch = [named(n, "alarm") for n in names[start : start + 100]]

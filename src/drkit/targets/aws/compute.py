@@ -47,8 +47,8 @@ class Instances:
     """The EC2 instances of a target's VPC in one region."""
 
     def __init__(self, target: Target, region: str = "") -> None:
-        self._account = Account(target)
         self._region = region or target.region
+        self._account = Account(target, self._region)
         self._ec2 = self._account.client("ec2", self._region)
 
     def in_zone(self, zone: str) -> tuple[Instance, ...]:
@@ -101,7 +101,7 @@ class Instances:
         instances = self.by_id(ids)
         unwilling = [i for i in instances if not i.consented]
         if unwilling:
-            self._account.must_consent(unwilling[0].instance_id, {})
+            self._account.must_consent(unwilling[0].instance_id, {}, permit)
         running = [i.instance_id for i in instances if i.state == "running" and not i.spot]
         stopped: list[str] = []
         for batch in batches(running):
@@ -163,7 +163,7 @@ class TargetHealth:
 
 def target_health(target: Target, target_group_arn: str, region: str = "") -> tuple[TargetHealth, ...]:
     """Return the health of each member of a target group, with its zone, by id."""
-    elb = Account(target).client("elbv2", region or target.region)
+    elb = Account(target, region).client("elbv2")
     described = elb.describe_target_health(TargetGroupArn=named(target_group_arn, "target group"))
     members = described["TargetHealthDescriptions"]
     ids = [m["Target"]["Id"] for m in members if m["Target"]["Id"].startswith("i-")]
@@ -198,7 +198,7 @@ def _named_all(instance_ids: Sequence[str]) -> list[str]:
 def start_instances(target: Target, *, aws_region: str, instance_ids: list[str]) -> str:
     """Start instances that were stopped; those that were terminated meanwhile (by their ASG) stay so."""
     instances = Instances(target, aws_region)
-    account = Account(target)
+    account = Account(target, aws_region)
     account.assert_account()
     ec2 = account.client("ec2", aws_region)
     clock.wait_until(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +11,19 @@ from drkit.errors import Refused, TargetError
 from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
-from drkit.targets.aws.account import Account, named, tags_of
-from drkit.targets.aws.network import RUN_TAG
+from drkit.targets.aws.account import RUN_TAG, Account, named
+from drkit.targets.aws.rds import (
+    ACCEPTED_TIMEOUT_S,
+    NOT_FOUND,
+    NOT_NOW,
+    DbEvent,
+    DbInstance,
+    again_settings,
+    asking_every_s,
+    delete_and_wait,
+    described,
+    instance_of,
+)
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
@@ -26,62 +35,20 @@ IAM_PROMOTE = (
     "rds:AddTagsToResource", "rds:CreateDBInstanceReadReplica", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
     "rds:PromoteReadReplica",
 )  # fmt: skip
-NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault"}
-NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
 MOVING = {"rebooting", "failing-over"}
-DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
-ACCEPTED_TIMEOUT_S = 1800.0  # until the source is in a state in which it can get a replica again
-
-
-@dataclass(frozen=True, slots=True)
-class DbInstance:
-    """One RDS instance as RDS describes it."""
-
-    instance_id: str
-    arn: str
-    status: str  # RDS's word: available, rebooting, stopped, …
-    zone: str  # of the writer
-    secondary_zone: str  # of the Multi-AZ standby; "" while there is none
-    multi_az: bool
-    host: str
-    port: int
-    source: str  # what it is a replica of (identifier, or ARN across regions); ""
-    replica_ids: tuple[str, ...]
-    replication: str  # "replicating", "error", …; "" for no replica
-    deletion_protection: bool
-    consented: bool
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_replica(self) -> bool:
-        return bool(self.source)
-
-    @property
-    def redundant(self) -> bool:
-        """Return whether RDS says that the loss of the writer's zone would be survived."""
-        return self.status == "available" and self.multi_az and self.secondary_zone not in {"", self.zone}
-
-
-@dataclass(frozen=True, slots=True)
-class DbEvent:
-    """Something that RDS reported about an instance; its time is the wall clock of AWS, to the second or so."""
-
-    at: datetime
-    message: str
-    categories: tuple[str, ...]
 
 
 class Database:
     """The RDS instances of one region."""
 
     def __init__(self, target: Target, region: str = "") -> None:
-        self._account = Account(target)
         self._region = region or target.region
+        self._account = Account(target, self._region)
         self._rds = self._account.client("rds", self._region)
 
     def instance(self, instance_id: str) -> DbInstance:
         """Return an instance as it is now; TargetError (code DBInstanceNotFound) if there is none."""
-        return self._value(self._described(instance_id))
+        return instance_of(self._account, self._described(instance_id))
 
     def exists(self, instance_id: str) -> bool:
         try:
@@ -144,7 +111,7 @@ class Database:
         named(instance_id, "database")
         self._account.may_break(permit)
         now = self.instance(instance_id)
-        self._account.must_consent(instance_id, now.tags)
+        self._account.must_consent(instance_id, now.tags, permit)
         if now.zone != from_zone or now.status in MOVING:
             return False
         if not now.multi_az:
@@ -187,7 +154,7 @@ class Database:
         named(instance_id, "database")
         self._account.may_break(permit)
         now = self.instance(instance_id)
-        self._account.must_consent(instance_id, now.tags)
+        self._account.must_consent(instance_id, now.tags, permit)
         if now.status in {"stopping", "stopped"}:
             return False
         undo.will("start_database", region=self._region, aws_region=self._region, instance_id=instance_id)
@@ -229,9 +196,9 @@ class Database:
         """
         named(replica_id, "replica")
         self._account.may_break(permit)
-        described = self._described(replica_id)
-        now = self._value(described)
-        self._account.must_consent(replica_id, now.tags)
+        found = self._described(replica_id)
+        now = instance_of(self._account, found)
+        self._account.must_consent(replica_id, now.tags, permit)
         if not now.is_replica:
             return False
         if now.deletion_protection:
@@ -245,7 +212,8 @@ class Database:
             aws_region=self._region,
             replica_id=replica_id,
             run_id=permit.run_id,
-            settings=_settings(described, self._account.target),
+            settings=again_settings(found, self._account.target),
+            real=permit.real,
         )
         self._rds.add_tags_to_resource(ResourceName=now.arn, Tags=[{"Key": RUN_TAG, "Value": permit.run_id}])
         permit.check()
@@ -258,66 +226,7 @@ class Database:
         return True
 
     def _described(self, instance_id: str) -> DBInstanceTypeDef:
-        (described,) = self._rds.describe_db_instances(DBInstanceIdentifier=named(instance_id, "database"))[
-            "DBInstances"
-        ]
-        return described
-
-    def _value(self, d: DBInstanceTypeDef) -> DbInstance:
-        tags = tags_of(d.get("TagList"))
-        endpoint = d.get("Endpoint", {})
-        infos = [i for i in d.get("StatusInfos", []) if i.get("StatusType") == "read replication"]
-        return DbInstance(
-            instance_id=d["DBInstanceIdentifier"],
-            arn=d["DBInstanceArn"],
-            status=d["DBInstanceStatus"],
-            zone=d.get("AvailabilityZone", ""),
-            secondary_zone=d.get("SecondaryAvailabilityZone", ""),
-            multi_az=d.get("MultiAZ", False),
-            host=endpoint.get("Address", ""),
-            port=endpoint.get("Port", 0),
-            source=d.get("ReadReplicaSourceDBInstanceIdentifier", ""),
-            replica_ids=tuple(d.get("ReadReplicaDBInstanceIdentifiers", ())),
-            replication=infos[0].get("Status", "") if infos else "",
-            deletion_protection=d.get("DeletionProtection", False),
-            consented=self._account.consented(tags),
-            tags=tags,
-        )
-
-
-def _settings(d: DBInstanceTypeDef, target: Target) -> dict[str, Any]:
-    """Return the arguments of CreateDBInstanceReadReplica that make this replica again."""
-    source = d["ReadReplicaSourceDBInstanceIdentifier"]
-    settings: dict[str, Any] = {
-        "DBInstanceIdentifier": d["DBInstanceIdentifier"],
-        "SourceDBInstanceIdentifier": source,
-        "DBInstanceClass": d.get("DBInstanceClass"),
-        "Port": d.get("Endpoint", {}).get("Port"),
-        "MultiAZ": d.get("MultiAZ"),
-        "AvailabilityZone": None if d.get("MultiAZ") else d.get("AvailabilityZone"),
-        "DBSubnetGroupName": d.get("DBSubnetGroup", {}).get("DBSubnetGroupName"),
-        "VpcSecurityGroupIds": [g["VpcSecurityGroupId"] for g in d.get("VpcSecurityGroups", [])],
-        "DBParameterGroupName": next((g["DBParameterGroupName"] for g in d.get("DBParameterGroups", [])), None),
-        "StorageType": d.get("StorageType"),
-        "KmsKeyId": d.get("KmsKeyId"),
-        "PubliclyAccessible": d.get("PubliclyAccessible"),
-        "AutoMinorVersionUpgrade": d.get("AutoMinorVersionUpgrade"),
-        "CopyTagsToSnapshot": d.get("CopyTagsToSnapshot"),
-        "EnableIAMDatabaseAuthentication": d.get("IAMDatabaseAuthenticationEnabled"),
-        "EnablePerformanceInsights": d.get("PerformanceInsightsEnabled"),
-        "EnableCloudwatchLogsExports": d.get("EnabledCloudwatchLogsExports"),
-        "MaxAllocatedStorage": d.get("MaxAllocatedStorage"),
-        "MonitoringInterval": d.get("MonitoringInterval"),
-        "MonitoringRoleArn": d.get("MonitoringRoleArn"),
-        # AWS's own tags (aws:…) cannot be given.
-        "Tags": [t for t in d.get("TagList", []) if not t.get("Key", "").startswith(("aws:", RUN_TAG))],
-    }
-    if source.startswith("arn:"):
-        # Only subnet groups and ARNs work across regions; botocore signs the copy of an encrypted source with this.
-        settings["SourceRegion"] = source.split(":")[3]
-    elif target.database and source == target.database.instance_id:
-        settings.pop("DBSubnetGroupName")  # RDS takes the source's, and refuses one that is named
-    return {k: v for k, v in settings.items() if v not in (None, "", [])}
+        return described(self._account, self._region, instance_id)
 
 
 @undo_journal.verb("leave_failed_over")
@@ -337,47 +246,38 @@ def start_database(target: Target, *, aws_region: str, instance_id: str) -> str:
         lambda: database.instance(instance_id).status != "stopping",
         f"{instance_id} has stopped, so that it can be started",
         timeout_s=ACCEPTED_TIMEOUT_S,
-        every_s=_every_s(target),
+        every_s=asking_every_s(target),
     )
     started = database.start(instance_id)
     return f"started {instance_id}" if started else f"{instance_id} is {database.instance(instance_id).status}"
 
 
 @undo_journal.verb("recreate_replica")
-def recreate_replica(target: Target, *, aws_region: str, replica_id: str, run_id: str, settings: dict[str, Any]) -> str:
+def recreate_replica(
+    target: Target, *, aws_region: str, replica_id: str, run_id: str, settings: dict[str, Any], real: bool = False
+) -> str:
     """Delete what a run promoted, without a snapshot, and make the replica again. RDS needs minutes to fill it.
 
-    Refuses to delete an instance that is not the one the run promoted (its tag), or that no longer consents.
+    Refuses to delete an instance that is not the one the run promoted (its tag), or that no longer consents (unless it
+    was a real recovery that promoted it).
     """
     named(replica_id, "replica")
     database = Database(target, aws_region)
-    account = Account(target)
+    account = Account(target, aws_region)
     account.assert_account()
-    rds = account.client("rds", aws_region)
+    rds = account.client("rds")
     if database.exists(replica_id):
         now = database.instance(replica_id)
         if now.is_replica:
             return f"{replica_id} is a replica of {now.source}"
         if now.status != "deleting":
-            account.must_consent(replica_id, now.tags)
+            if not real:
+                account.must_consent(replica_id, now.tags)
             if now.tags.get(RUN_TAG) != run_id:
                 raise Refused(
                     f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
                     "look at it, and make the replica again by hand",
                 )
-
-    def gone() -> bool:
-        try:
-            if database.instance(replica_id).status != "deleting":
-                rds.delete_db_instance(
-                    DBInstanceIdentifier=replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
-                )
-        except TargetError as e:
-            if e.code in NOT_FOUND:
-                return True
-            if e.code not in NOT_NOW:
-                raise
-        return False
 
     def created() -> bool:
         try:
@@ -389,11 +289,8 @@ def recreate_replica(target: Target, *, aws_region: str, replica_id: str, run_id
                 raise
         return True
 
-    every_s = _every_s(target)
-    clock.wait_until(gone, f"{replica_id} is deleted", timeout_s=DELETED_TIMEOUT_S, every_s=every_s)
-    clock.wait_until(created, f"{replica_id} can be made again", timeout_s=ACCEPTED_TIMEOUT_S, every_s=every_s)
+    delete_and_wait(account, aws_region, replica_id)
+    clock.wait_until(
+        created, f"{replica_id} can be made again", timeout_s=ACCEPTED_TIMEOUT_S, every_s=asking_every_s(target)
+    )
     return f"making {replica_id} again as a replica of {settings['SourceDBInstanceIdentifier']}"
-
-
-def _every_s(target: Target) -> float:
-    return 0.2 if target.kind == "lab" else 10.0

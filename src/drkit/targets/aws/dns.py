@@ -21,10 +21,13 @@ IAM_POINT = (
 
 
 class Records:
-    """The records of one hosted zone. Route 53 is global: it answers in us-east-1 whatever the region."""
+    """The records of one hosted zone. Route 53 is global: it answers in us-east-1 whatever the region.
 
-    def __init__(self, target: Target, hosted_zone_id: str) -> None:
-        self._account = Account(target)
+    sts_region: where STS is asked whose account it is, the target's first region unless named.
+    """
+
+    def __init__(self, target: Target, hosted_zone_id: str, sts_region: str = "") -> None:
+        self._account = Account(target, sts_region)
         self._hosted_zone_id = named(hosted_zone_id, "hosted zone").rsplit("/", 1)[-1]
         self._route53 = self._account.client("route53")
 
@@ -57,11 +60,17 @@ class Records:
         """
         named(value, "value")
         self._account.may_break(permit)
-        self._account.must_consent(f"hosted zone {self._hosted_zone_id}", self._tags())
+        self._account.must_consent(f"hosted zone {self._hosted_zone_id}", self._tags(), permit)
         old = self._record(name, record_type)
         if [r["Value"] for r in old.get("ResourceRecords", [])] == [value]:
             return False
-        undo.will("restore_record", region="global", hosted_zone_id=self._hosted_zone_id, record=old)
+        undo.will(
+            "restore_record",
+            region="global",
+            hosted_zone_id=self._hosted_zone_id,
+            record=old,
+            sts_region=self._account.home_region,
+        )
         self._upsert({**old, "ResourceRecords": [{"Value": value}]})
         return True
 
@@ -100,10 +109,10 @@ class Records:
 
 
 @undo_journal.verb("restore_record")
-def restore_record(target: Target, *, hosted_zone_id: str, record: dict[str, Any]) -> str:
+def restore_record(target: Target, *, hosted_zone_id: str, record: dict[str, Any], sts_region: str = "") -> str:
     """Give a record the value and TTL back that it had."""
-    records = Records(target, hosted_zone_id)
-    Account(target).assert_account()
+    records = Records(target, hosted_zone_id, sts_region)
+    Account(target, sts_region).assert_account()
     old: Any = record
     value = old["ResourceRecords"][0]["Value"]
     if records._record(old["Name"], old["Type"]) == old:

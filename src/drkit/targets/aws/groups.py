@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from drkit import undo as undo_journal
-from drkit.errors import TargetError
+from drkit.errors import Refused, TargetError
 from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
@@ -28,6 +28,7 @@ IAM_HOLD = (
     "autoscaling:DescribeAutoScalingGroups", "autoscaling:ResumeProcesses", "autoscaling:SuspendProcesses",
     "autoscaling:UpdateAutoScalingGroup", "ec2:DescribeSubnets",
 )  # fmt: skip
+IAM_SCALE = ("autoscaling:DescribeAutoScalingGroups", "autoscaling:SetDesiredCapacity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Groups:
     """The Auto Scaling groups of one region."""
 
     def __init__(self, target: Target, region: str = "") -> None:
-        self._account = Account(target)
         self._region = region or target.region
+        self._account = Account(target, self._region)
         self._asg = self._account.client("autoscaling", self._region)
 
     def group(self, name: str) -> Group:
@@ -120,7 +121,7 @@ class Groups:
         self._account.may_break(permit)
         group = self.group(name)
         if not group.consented:
-            self._account.must_consent(name, {})
+            self._account.must_consent(name, {}, permit)
         inside = self._of_zone(group.subnet_ids, zone)
         outside = [s for s in group.subnet_ids if s not in inside]
         if not inside:
@@ -142,6 +143,44 @@ class Groups:
         self._asg.update_auto_scaling_group(AutoScalingGroupName=name, VPCZoneIdentifier=",".join(outside))
         return inside
 
+    def plan_scale(self, name: str, desired: int) -> tuple[Effect, ...]:
+        """Return what scaling a group would do; nothing if it has that size. Raises Refused as `scale` does."""
+        group = self.group(name)
+        if group.desired == desired:
+            return ()
+        _must_fit(group, desired)
+        return (
+            Effect(
+                call="autoscaling:SetDesiredCapacity",
+                resource=name,
+                region=self._region,
+                what=f"scale {name} from {group.desired} to {desired} instances",
+                undo=f"scale {name} to {group.desired} again",
+                iam=IAM_SCALE,
+                consented=group.consented,
+            ),
+        )
+
+    def scale(self, name: str, desired: int, *, permit: Permit, undo: UndoJournal) -> bool:
+        """Give a group another size; return whether it was asked for (False: it has that size).
+
+        Minimum and maximum stay. It is done when `in_service_by_zone` adds up to `desired`. Raises Refused if the group
+        does not consent, and for a size that its minimum and maximum do not allow.
+        """
+        self._account.may_break(permit)
+        group = self.group(name)
+        if not group.consented:
+            self._account.must_consent(name, {}, permit)
+        if group.desired == desired:
+            return False
+        _must_fit(group, desired)
+        undo.will(
+            "restore_group_size", region=self._region, aws_region=self._region, asg_name=name, desired=group.desired
+        )
+        permit.check()
+        self._asg.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=desired, HonorCooldown=False)
+        return True
+
     def _of_zone(self, subnet_ids: tuple[str, ...], zone: str) -> tuple[str, ...]:
         named(zone, "zone")
         if not subnet_ids:
@@ -149,6 +188,16 @@ class Groups:
         described = self._account.client("ec2", self._region).describe_subnets(SubnetIds=list(subnet_ids))["Subnets"]
         inside = {s["SubnetId"] for s in described if s["AvailabilityZone"] == zone}
         return tuple(s for s in subnet_ids if s in inside)
+
+
+def _must_fit(group: Group, desired: int) -> None:
+    if not group.min_size <= desired <= group.max_size:
+        side, limit = ("above", "MaxSize") if desired > group.max_size else ("below", "MinSize")
+        raise Refused(
+            f"not scaling {group.name} to {desired}: that is {side} its {limit} "
+            f"({group.min_size} to {group.max_size} are allowed)",
+            f"change {limit} of {group.name} where it is defined, if that many are really meant",
+        )
 
 
 def _split(vpc_zone_identifier: str) -> tuple[str, ...]:
@@ -161,7 +210,7 @@ def restore_asg_subnets(
 ) -> str:
     """Give a group the subnets back that it lost; what somebody else changed meanwhile stays changed."""
     groups = Groups(target, aws_region)
-    account = Account(target)
+    account = Account(target, aws_region)
     account.assert_account()
     now = groups.group(asg_name).subnet_ids
     if set(removed) <= set(now):
@@ -177,7 +226,7 @@ def restore_asg_subnets(
 @undo_journal.verb("resume_launches")
 def resume_launches(target: Target, *, aws_region: str, asg_name: str) -> str:
     """Let a group launch again."""
-    account = Account(target)
+    account = Account(target, aws_region)
     account.assert_account()
     if "Launch" not in Groups(target, aws_region).group(asg_name).suspended:
         return f"{asg_name} may launch"
@@ -185,3 +234,19 @@ def resume_launches(target: Target, *, aws_region: str, asg_name: str) -> str:
         AutoScalingGroupName=asg_name, ScalingProcesses=["Launch"]
     )
     return f"let {asg_name} launch again"
+
+
+@undo_journal.verb("restore_group_size")
+def restore_group_size(target: Target, *, aws_region: str, asg_name: str, desired: int) -> str:
+    """Give a group the size back that it had, within the minimum and maximum that it has now."""
+    groups = Groups(target, aws_region)
+    account = Account(target, aws_region)
+    account.assert_account()
+    now = groups.group(asg_name)
+    wanted = max(now.min_size, min(desired, now.max_size))
+    if now.desired == wanted:
+        return f"{asg_name} has {wanted} instances"
+    account.client("autoscaling").set_desired_capacity(
+        AutoScalingGroupName=asg_name, DesiredCapacity=wanted, HonorCooldown=False
+    )
+    return f"scaled {asg_name} from {now.desired} to {wanted} instances again"

@@ -15,10 +15,10 @@ _LIMIT_CHARS = 8192  # of an advanced parameter; a standard one may have 4096
 
 
 class Parameters:
-    """Undo records as parameters /drkit/undo/<run>/<seq>; an `undo.CloudCopy`."""
+    """Undo records as parameters /drkit/undo/<run>/<seq> in one region; an `undo.CloudCopy`."""
 
-    def __init__(self, target: Target) -> None:
-        self._account = Account(target)
+    def __init__(self, target: Target, region: str = "") -> None:
+        self._account = Account(target, region)
         self._ssm = self._account.client("ssm")
 
     def put(self, run_id: str, record: UndoRecord) -> None:

@@ -1,0 +1,186 @@
+"""What RDS says about an instance, as values of ours, and what several verbs do with one: wait for it, delete it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from drkit import clock
+from drkit.errors import TargetError
+from drkit.targets import Target
+from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_rds.type_defs import DBInstanceTypeDef
+
+NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault"}
+NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
+# RDS's words while a promotion is under way; it names the source of the replica until the end.
+PROMOTING = {"modifying", "rebooting", "backing-up"}
+DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
+ACCEPTED_TIMEOUT_S = 1800.0  # until an instance is in a state in which RDS takes orders about it again
+
+
+@dataclass(frozen=True, slots=True)
+class DbInstance:
+    """One RDS instance as RDS describes it."""
+
+    instance_id: str
+    arn: str
+    status: str  # RDS's word: available, rebooting, stopped, …
+    zone: str  # of the writer
+    secondary_zone: str  # of the Multi-AZ standby; "" while there is none
+    multi_az: bool
+    host: str
+    port: int
+    source: str  # what it is a replica of (identifier, or ARN across regions); ""
+    replica_ids: tuple[str, ...]
+    replication: str  # "replicating", "error", …; "" for no replica
+    deletion_protection: bool
+    consented: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
+    instance_class: str = ""  # db.m6g.large
+    engine_version: str = ""
+    parameter_group: str = ""
+    storage_encrypted: bool = False
+    backup_retention_days: int = 0  # 0: there are no automated backups
+    latest_restorable: datetime | None = None  # the latest moment to which its own backups can restore it
+    created: datetime | None = None
+
+    @property
+    def is_replica(self) -> bool:
+        return bool(self.source)
+
+    @property
+    def redundant(self) -> bool:
+        """Return whether RDS says that the loss of the writer's zone would be survived."""
+        return self.status == "available" and self.multi_az and self.secondary_zone not in {"", self.zone}
+
+
+@dataclass(frozen=True, slots=True)
+class DbEvent:
+    """Something that RDS reported about an instance; its time is the wall clock of AWS, to the second or so."""
+
+    at: datetime
+    message: str
+    categories: tuple[str, ...]
+
+
+def described(account: Account, region: str, instance_id: str) -> DBInstanceTypeDef:
+    """Return RDS's own description of an instance; TargetError (code DBInstanceNotFound) if there is none."""
+    rds = account.client("rds", region)
+    (found,) = rds.describe_db_instances(DBInstanceIdentifier=named(instance_id, "database"))["DBInstances"]
+    return found
+
+
+def instance_or_none(account: Account, region: str, instance_id: str) -> DbInstance | None:
+    """Return an instance as it is now, None if there is none of that name; TargetError if that cannot be told."""
+    try:
+        return instance_of(account, described(account, region, instance_id))
+    except TargetError as e:
+        if e.code in NOT_FOUND:
+            return None
+        raise
+
+
+def instance_of(account: Account, d: DBInstanceTypeDef) -> DbInstance:
+    """Return what RDS described as a value of ours."""
+    tags = tags_of(d.get("TagList"))
+    endpoint = d.get("Endpoint", {})
+    infos = [i for i in d.get("StatusInfos", []) if i.get("StatusType") == "read replication"]
+    return DbInstance(
+        instance_id=d["DBInstanceIdentifier"],
+        arn=d["DBInstanceArn"],
+        status=d["DBInstanceStatus"],
+        zone=d.get("AvailabilityZone", ""),
+        secondary_zone=d.get("SecondaryAvailabilityZone", ""),
+        multi_az=d.get("MultiAZ", False),
+        host=endpoint.get("Address", ""),
+        port=endpoint.get("Port", 0),
+        source=d.get("ReadReplicaSourceDBInstanceIdentifier", ""),
+        replica_ids=tuple(d.get("ReadReplicaDBInstanceIdentifiers", ())),
+        replication=infos[0].get("Status", "") if infos else "",
+        deletion_protection=d.get("DeletionProtection", False),
+        consented=account.consented(tags),
+        tags=tags,
+        instance_class=d.get("DBInstanceClass", ""),
+        engine_version=d.get("EngineVersion", ""),
+        parameter_group=next((g.get("DBParameterGroupName", "") for g in d.get("DBParameterGroups", [])), ""),
+        storage_encrypted=d.get("StorageEncrypted", False),
+        backup_retention_days=d.get("BackupRetentionPeriod", 0),
+        latest_restorable=d.get("LatestRestorableTime"),
+        created=d.get("InstanceCreateTime"),
+    )
+
+
+def again_settings(d: DBInstanceTypeDef, target: Target) -> dict[str, Any]:
+    """Return the arguments of CreateDBInstanceReadReplica that make this replica again."""
+    source = d["ReadReplicaSourceDBInstanceIdentifier"]
+    settings = replica_settings(d, source)
+    if target.database and source == target.database.instance_id:
+        settings.pop("DBSubnetGroupName", None)  # RDS takes the source's, and refuses one that is named
+    return settings
+
+
+def replica_settings(d: DBInstanceTypeDef, source: str) -> dict[str, Any]:
+    """Return the arguments of CreateDBInstanceReadReplica that make an instance like this one, following `source`.
+
+    They survive JSON. source: an ARN if it is in another region.
+    """
+    settings: dict[str, Any] = {
+        "DBInstanceIdentifier": d["DBInstanceIdentifier"],
+        "SourceDBInstanceIdentifier": source,
+        "DBInstanceClass": d.get("DBInstanceClass"),
+        "Port": d.get("Endpoint", {}).get("Port"),
+        "MultiAZ": d.get("MultiAZ"),
+        "AvailabilityZone": None if d.get("MultiAZ") else d.get("AvailabilityZone"),
+        "DBSubnetGroupName": d.get("DBSubnetGroup", {}).get("DBSubnetGroupName"),
+        "VpcSecurityGroupIds": [g["VpcSecurityGroupId"] for g in d.get("VpcSecurityGroups", [])],
+        "DBParameterGroupName": next((g["DBParameterGroupName"] for g in d.get("DBParameterGroups", [])), None),
+        "StorageType": d.get("StorageType"),
+        "KmsKeyId": d.get("KmsKeyId"),
+        "PubliclyAccessible": d.get("PubliclyAccessible"),
+        "AutoMinorVersionUpgrade": d.get("AutoMinorVersionUpgrade"),
+        "CopyTagsToSnapshot": d.get("CopyTagsToSnapshot"),
+        "EnableIAMDatabaseAuthentication": d.get("IAMDatabaseAuthenticationEnabled"),
+        "EnablePerformanceInsights": d.get("PerformanceInsightsEnabled"),
+        "EnableCloudwatchLogsExports": d.get("EnabledCloudwatchLogsExports"),
+        "MaxAllocatedStorage": d.get("MaxAllocatedStorage"),
+        "MonitoringInterval": d.get("MonitoringInterval"),
+        "MonitoringRoleArn": d.get("MonitoringRoleArn"),
+        # AWS's own tags (aws:…) cannot be given.
+        "Tags": [t for t in d.get("TagList", []) if not t.get("Key", "").startswith(("aws:", RUN_TAG))],
+    }
+    if source.startswith("arn:"):
+        # Only subnet groups and ARNs work across regions; botocore signs the copy of an encrypted source with this.
+        settings["SourceRegion"] = source.split(":")[3]
+    return {k: v for k, v in settings.items() if v not in (None, "", [])}
+
+
+def delete_and_wait(account: Account, region: str, instance_id: str) -> None:
+    """Delete an instance without a snapshot and wait until it is gone; one that is gone is fine."""
+    rds = account.client("rds", region)
+
+    def gone() -> bool:
+        try:
+            if described(account, region, instance_id)["DBInstanceStatus"] != "deleting":
+                rds.delete_db_instance(
+                    DBInstanceIdentifier=instance_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+                )
+        except TargetError as e:
+            if e.code in NOT_FOUND:
+                return True
+            if e.code not in NOT_NOW:
+                raise
+        return False
+
+    clock.wait_until(
+        gone, f"{instance_id} is deleted", timeout_s=DELETED_TIMEOUT_S, every_s=asking_every_s(account.target)
+    )
+
+
+def asking_every_s(target: Target) -> float:
+    """Return how often RDS is asked while something is waited for."""
+    return 0.2 if target.kind == "lab" else 10.0
