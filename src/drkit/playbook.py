@@ -143,6 +143,11 @@ class Player:
         with self._lock:
             return self._standing[name]
 
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Return each step's name and state, in order."""
+        with self._lock:
+            return tuple((name, self._standing[name].state) for name in self._names)
+
     def known(self, name: str) -> Facts:
         """Return what a step observed and what came of it."""
         with self._lock:
