@@ -95,6 +95,7 @@ def _detail(run: RunDir) -> dict[str, Any]:
     kind = str(identity.get("kind", "experiment"))
     now_ns = clock.now_ns()
     began_ns = marks[0].t_lo_ns if marks else now_ns
+    state = "running" if running else "half-way" if half_way else "ended" if stored.has_ended(run) else "cut short"
     phase = next((m.name for m in reversed(marks) if m.kind is MarkKind.PHASE), "")
     return {
         "run_id": run.run_id,
@@ -106,13 +107,7 @@ def _detail(run: RunDir) -> dict[str, Any]:
         "started_at": identity["started_at"],
         "started_by": identity.get("started_by"),
         "held_by_pid": _pid(run) if running else None,
-        "state": "running"
-        if running
-        else "half-way"
-        if half_way
-        else "ended"
-        if stored.has_ended(run)
-        else "cut short",
+        "state": state,
         "for_s": (now_ns - began_ns) / NS_PER_S if running and now_ns >= began_ns else None,
         "phase": phase,
         "steps": [_step(s, by, now_ns, running=running) for s, by in _steps(run, identity)],

@@ -30,8 +30,8 @@ def warnings(record: RunRecord) -> tuple[str, ...]:
     if not record.ended and not half_way:
         said.append("The run was cut short and nobody finished it; this report shows what was on disk.")
     said += [
-        f"Nobody watched from {_at(record, lo)} to {_at(record, hi)}: drkit had died or was stopped, and another process "
-        "went on. What the service did meanwhile was not seen."
+        f"Nobody watched from {_at(record, lo)} to {_at(record, hi)}: drkit had died or was stopped, "
+        "and another process went on. What the service did meanwhile was not seen."
         for lo, hi in steps.gaps(record)
     ]
     said += [f"The probe {s.name} died before it was told to stop." for s in record.history.series if not s.complete]
