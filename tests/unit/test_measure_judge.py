@@ -515,7 +515,7 @@ def recovery(*marks: Mark, down: tuple[int, int] = (5050, 6900)) -> History:
 def test_a_playbook_that_came_to_its_end_passes() -> None:
     verdict = judged(recovery(*PLAYED, *ENDED))
     assert verdict.verdict is Verdict.PASS, verdict.reasons
-    assert [r.sentence for r in verdict.reasons if r.what == "steps"] == ["steps: 2 of 2 done"]
+    assert [r.sentence for r in verdict.reasons if r.what == "steps"] == ["2 of 2 done"]
     assert found(verdict, "prerequisite") == [Verdict.PASS]
     assert found(verdict, "rto") == [Verdict.PASS]
 

@@ -82,9 +82,7 @@ def lab_delete_rows(
 
 @command(lab, "disturb", "drkit lab disturb silent-region-1 --for-s 60  # see whether a playbook lives with it")
 def lab_disturb(
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="s3-503: S3 is too busy; silent-region-1: its APIs do not answer.")
-    ],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="One of s3-503 (too busy), silent-region-1 (no answer).")],
     for_s: Annotated[
         float, typer.Option("--for-s", metavar="SECONDS", min=0, help="For how long; 0: it is over.")
     ] = 30.0,

@@ -86,8 +86,8 @@ def text(record: RunRecord, directory: Path) -> str:
 
 def _steps(record: RunRecord) -> list[str]:
     """Return the table of a playbook's steps; nothing for an experiment, or one that came to no step."""
-    rows = [(s.name, s.by, s.state, s.took, s.came) for s in report.steps(record)]
-    return [console.table(("step", "by", "state", "took", "what came of it"), rows, "  "), ""] if rows else []
+    rows = [(s.name, s.by, s.took, numbers.short(s.came, 90)) for s in report.steps(record)]
+    return [console.table(("step", "by", "took", "what came of it"), rows, "  "), ""] if rows else []
 
 
 def data_loss(record: RunRecord) -> str:

@@ -29,7 +29,7 @@ def judge_steps(marks: Sequence[Mark]) -> Iterator[Reason]:
     elif all(s.already and not s.tries for s in found):
         yield Reason(Verdict.INVALID, "steps", "nothing was recovered: every step was done before the run began")
     else:
-        yield Reason(Verdict.PASS, "steps", f"steps: {len(done)} of {len(found)} done")
+        yield Reason(Verdict.PASS, "steps", f"{len(done)} of {len(found)} done")
 
 
 def _prerequisites(marks: Sequence[Mark]) -> Iterator[Reason]:

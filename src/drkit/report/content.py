@@ -77,7 +77,7 @@ def _targets(record: RunRecord) -> tuple[Block, ...]:
     head = ("objective", "target", "achieved", *(("picture",) if pictures else ()), "verdict")
     rows: list[tuple[Cell, ...]] = []
     for r in found:
-        unjudged = "not promised" if r.target == "none" else "over many runs"
+        unjudged = "over many runs" if r.objective == "MTTR" else "not promised"
         rows.append((r.objective, r.target, r.achieved, *((r.gauge or "",) if pictures else ()), r.verdict or unjudged))
     return (
         Grid("Objectives", head, tuple(rows)),

@@ -80,7 +80,7 @@ def _came(now: Standing, by: str) -> str:
             if by != "drkit":
                 return "answered with yes"
             told = {k.replace("_", " "): v for k, v in now.result.items()}
-            return "; ".join(p for p in ("was done already" if now.already else "", numbers.words(told)) if p) or "done"
+            return ": ".join(p for p in ("was done already" if now.already else "done", numbers.words(told)) if p)
 
 
 def in_short(record: RunRecord) -> str:
@@ -120,13 +120,13 @@ def gaps(record: RunRecord) -> tuple[tuple[int, int], ...]:
 def blocks(record: RunRecord) -> tuple[Block, ...]:
     """Return the steps as a table, what people decided and noted, and what was asked before the first step."""
     rows = tuple(
-        (r.name, r.by, r.state, r.began, r.took, str(r.tries) if r.tries else numbers.ABSENT, r.came, r.note)
+        (r.name, r.by, r.began, r.took, str(r.tries) if r.tries else numbers.ABSENT, r.came, r.note)
         for r in steps(record)
     )
     if not rows:
         return (Text("No step is known of this run."),)
     noted = any(r[-1] for r in rows)  # without any, the column is left out
-    head = ("step", "by", "state", "began at", "took", "tries", "what came of it", *(("note",) if noted else ()))
+    head = ("step", "by", "began at", "took", "tries", "what came of it", *(("note",) if noted else ()))
     found: list[Block] = [Grid("Steps, in order", head, tuple(r if noted else r[:-1] for r in rows))]
     marks = record.history.marks
     for kind, caption in ((MarkKind.ANSWER, "What people decided and did"), (MarkKind.NOTE, "Notes of people")):

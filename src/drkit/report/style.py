@@ -41,6 +41,7 @@ font-variant-numeric:tabular-nums}
 thead th,thead td{overflow-wrap:normal;color:var(--soft);font-weight:600;font-size:.84rem;
 border-bottom:2px solid var(--line)}
 th{overflow-wrap:break-word}tbody th{font-weight:600}
+td[data-label="by"],td[data-label="began at"],td[data-label="took"]{overflow-wrap:break-word}
 td.picture{min-width:190px;width:250px}
 td.picture svg{max-width:250px}
 figure{margin:1rem 0 1.3rem}
