@@ -678,3 +678,18 @@ def test_the_shell_completes_playbooks_and_the_step_that_asks(run: RunDir) -> No
     context = types.SimpleNamespace(params={"run": "last"})
     assert complete.steps(context, "") == ["promote-ok"]
     assert complete.steps(types.SimpleNamespace(params={}), "") == []
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_history_says_that_one_stands_half_way(run: RunDir, capsys: Capture) -> None:
+    undo.UndoJournal(run.path / "undo.jsonl", run.run_id)._append(
+        {"seq": 1, "verb": "x", "args": {}, "region": "", "at_ns": 1}
+    )
+    runs.step(run, "promote-ok", "failed", why="x")
+    runs.stops(run)
+    engine.finish(run)
+    out = said(capsys, "history")[1]
+    assert f"{run.run_id}: stands half-way; drkit resume {run.run_id}" in out
+    assert "STILL BROKEN" not in out
