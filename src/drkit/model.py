@@ -184,6 +184,7 @@ class Objective:
     """Targets; None means not promised, so not judged. Defaults of the system are in the seed document, §8 and §9."""
 
     rto_s: float | None = None
+    verified: bool = False  # rto_s is promised until the data is verified, not until the service answers
     rpo_s: float | None = None
     lost_writes_max: int | None = None  # acknowledged writes that may be lost, of all writers together; 0: none
     mttr_s: float | None = None
@@ -440,6 +441,7 @@ class RunRecord:
     hypothesis: str = ""
     plan_digest: str = ""
     effects: tuple[Effect, ...] = ()
+    steps: tuple[PlannedStep, ...] = ()  # of a playbook, as planned
     undo: tuple[UndoRecord, ...] = ()
     environment: Mapping[str, type_json] = field(default_factory=dict)  # versions, machine, lab speed, account, …
     instrument: Mapping[str, type_json] = field(default_factory=dict)  # p, τ, W per probe, calibration certificate

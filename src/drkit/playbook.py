@@ -13,8 +13,8 @@ before `act`. Where a run stands is a pure function of its history: nothing else
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
 from drkit import clock
@@ -24,10 +24,16 @@ from drkit.errors import Aborted, DrkitError, Refused, StepFailed, TargetError, 
 from drkit.guard import Permit
 from drkit.model import Effect, Mark, MarkKind
 from drkit.rundir import RunDir
+from drkit.standing import Facts as Facts  # the same names, as `drkit.playbook` had them
+from drkit.standing import Standing as Standing
+from drkit.standing import State as State
+from drkit.standing import after as _after
+from drkit.standing import answer_of as answer_of
+from drkit.standing import open_question as open_question
+from drkit.standing import standings as standings
 from drkit.targets import Target
 from drkit.undo import UndoJournal
 
-Facts = Mapping[str, Any]  # survives JSON
 Planner = Callable[..., tuple[Effect, ...]]  # (target, **the step's arguments), with read-only calls
 Function = TypeVar("Function", bound=Callable[..., "Step"])
 Purpose = Literal["recovery", "check", "fence", "verification", "redundancy", "preparation"]
@@ -109,78 +115,6 @@ def info_of(call: StepCall) -> StepInfo:
     return info
 
 
-# --- where a run stands -----------------------------------------------------------------------------------------------
-
-State = Literal["pending", "begun", "waiting", "done", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one step stands. `tries`: how often it was begun."""
-
-    name: str
-    state: State = "pending"
-    facts: Facts | None = None  # None: not observed
-    result: Facts = field(default_factory=dict)
-    tries: int = 0
-    began_ns: int | None = None
-    ended_ns: int | None = None
-    why: str = ""
-    already: bool = False  # it was done before anything was done for it
-    by: str = ""  # of what people decided: who
-    note: str = ""
-
-
-def standings(marks: Iterable[Mark], names: Iterable[str]) -> dict[str, Standing]:
-    """Return where each step stands after these marks. Pure."""
-    found = {name: Standing(name) for name in names}
-    for mark in marks:
-        if mark.name in found:
-            found[mark.name] = _after(found[mark.name], mark)
-    return found
-
-
-def _after(now: Standing, mark: Mark) -> Standing:
-    detail = mark.detail
-    if mark.kind is MarkKind.ANSWER:
-        return replace(now, by=str(detail["by"]), note=str(detail["note"]))
-    if mark.kind is not MarkKind.STEP:
-        return now
-    match detail["state"]:
-        case "observed":
-            return replace(now, facts=detail["facts"])
-        case "begun" | "waiting" as state:
-            began_ns = now.began_ns or mark.t_lo_ns
-            return replace(now, state=state, tries=now.tries + 1, began_ns=began_ns, ended_ns=None, why="")
-        case state:
-            return replace(
-                now,
-                state=state,
-                ended_ns=mark.t_hi_ns,
-                why=str(detail.get("why", "")),
-                result=detail.get("result") or {},
-                already=bool(detail.get("already")),
-            )
-
-
-def answer_of(marks: Sequence[Mark], name: str) -> Mark | None:
-    """Return the answer to the question that a step asks now: the first one since it was last asked. Pure."""
-    asked = max((n for n, m in enumerate(marks) if _is_waiting(m, name)), default=None)
-    if asked is None:
-        return None
-    return next((m for m in marks[asked:] if m.kind is MarkKind.ANSWER and m.name == name), None)
-
-
-def open_question(marks: Sequence[Mark], name: str) -> bool:
-    """Return whether a step waits for an answer and has none. Pure."""
-    last = next((m for m in reversed(marks) if m.name == name and m.kind in (MarkKind.STEP, MarkKind.ANSWER)), None)
-    return last is not None and _is_waiting(last, name)
-
-
-def _is_waiting(mark: Mark, name: str) -> bool:
-    return mark.kind is MarkKind.STEP and mark.name == name and mark.detail.get("state") == "waiting"
-
-
 # --- playing ----------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +142,11 @@ class Player:
     def standing(self, name: str) -> Standing:
         with self._lock:
             return self._standing[name]
+
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Return each step's name and state, in order."""
+        with self._lock:
+            return tuple((name, self._standing[name].state) for name in self._names)
 
     def known(self, name: str) -> Facts:
         """Return what a step observed and what came of it, and `took_s` once something was done for it."""

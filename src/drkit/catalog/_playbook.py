@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,10 @@ def checked(document: Mapping[str, Any], path: Path, digest: str) -> Playbook:
                 _check_call(one, at, file.variables, check=group == "prerequisites")
     if not file.probes:
         raise BadDocument(f"{where}: it has no probes", "without clients nothing can be said of the recovery")
+    if file.tier not in ("", "A", "B"):
+        raise BadDocument(f"{where}: tier is {file.tier!r}", "A promotes the replica, B restores from the backup")
+    if file.tier == "B":  # what was restored is worth something once it is verified
+        file = replace(file, objective=replace(file.objective, verified=True))
     return Playbook(path.stem, path, digest, document, file)
 
 

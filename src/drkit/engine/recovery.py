@@ -189,7 +189,7 @@ class _Play:
         self.wall_offset_ns = clock.wall_minus_monotonic_ns()
         self.watch = Watch(
             self.run, self.target, watcher, name=playbook.name, guards=catalog.Guards(),
-            failover_asked=lambda: False, abort=abort, events=False,
+            failover_asked=lambda: False, abort=abort, events=False, steps=lambda: self.player.states(),
         )  # fmt: skip
         recovery = Recovery(
             target=self.target,

@@ -133,13 +133,16 @@ class Watch:
         failover_asked: Callable[[], bool],
         abort: Callable[[str], None],
         events: bool = True,
+        steps: Callable[[], tuple[tuple[str, str], ...]] = tuple,
     ) -> None:
         """abort: called once, with the reason, when a guard trips. failover_asked: whether this run has forced one.
 
         events: ask RDS of the first region what it reports; a recovery does not depend on that region's answers.
+        steps: asked for the steps of a playbook and their states, for the person who watches.
         """
         self._run, self._target, self._watcher, self._name = run, target, watcher, name
         self._failover_asked = failover_asked
+        self._steps = steps
         self._followers: list[_Follower] = []
         self._guards, self._abort = guards, abort
         self._outage_max_s = None if guards.outage_max_s is None else guards.outage_max_s * target.pace
@@ -260,6 +263,7 @@ class Watch:
                 outage_s=outage,
                 outage_over=over,
                 guards=tuple(guards),
+                steps=self._steps(),
             )
         )
 

@@ -19,6 +19,7 @@ from drkit.model import (
     Mark,
     MarkKind,
     Measurement,
+    Objective,
     Outage,
     Outcome,
     Role,
@@ -72,6 +73,21 @@ def measure(history: History, settings: Settings) -> Measurement:
         rta_by_series={name: span.lasted for name, span in spans.items() if span.lasted is not None},
         unmeasured=unmeasured,
     )
+
+
+def recovery_time(measurement: Measurement, objective: Objective) -> tuple[Interval | None, str]:
+    """Return what is held against rto_s, and why there is nothing if there is nothing.
+
+    Where the promise is about verified data, it is the later of SERVICE_RESTORED and DATA_VERIFIED, since IMPACT_START.
+    """
+    m = measurement
+    if not objective.verified or m.impact is None or m.rta is None:
+        return m.rta, m.unmeasured.get("rta", "")
+    if m.rta_verified is not None:
+        return _worst([m.rta, m.rta_verified]), ""
+    if objective.rto_s is not None and m.rta.lo_s > objective.rto_s:  # verified even later
+        return Interval(m.rta.lo_s, math.inf), ""
+    return None, "the data was never verified"
 
 
 # --- impact and restoration -------------------------------------------------------------------------------------------
