@@ -68,6 +68,11 @@ def test_the_experiments_are_those_that_are_shipped() -> None:
     assert named == {p.stem for p in project.shipped("experiments").glob("*.yaml")}
 
 
+def test_the_playbooks_are_those_that_are_shipped() -> None:
+    named = set(re.findall(r"^\| \[([a-z-]+)\]\(docs/runbooks/", README, re.MULTILINE))
+    assert named == {p.stem for p in project.shipped("dr_playbooks").glob("*.yaml")}
+
+
 def test_the_target_file_is_one(tmp_path: Path) -> None:
     (example,) = blocks("json")
     path = tmp_path / "staging.json"
