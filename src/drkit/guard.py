@@ -95,6 +95,7 @@ class Facts:
     alarms_firing: tuple[str, ...] = ()
     open_incident: str = ""
     unfinished: tuple[str, ...] = ()  # runs, of whatever machine, that have not put everything back
+    recovering: str = ""  # the playbook's run, of whatever machine, that recovers it
     consent_tag: tuple[str, str] = ("drkit:consent", "yes")
     unresolved: tuple[str, ...] = field(default_factory=tuple)  # activities whose effects are not known beforehand
 
@@ -107,12 +108,14 @@ def authorise(
     rules: Rules,
     blast_radius: BlastRadius,
     real: bool = False,
+    recovery: bool = False,
 ) -> Permit:
     """Return the leave to carry out exactly these effects, or raise Refused with the first reason not to.
 
-    real: a recovery, not an experiment. What keeps experiments away from a system in trouble (freeze, incident, alarms)
-    or within bounds (consent tags, blast radius, effects_max) does not refuse it: that is what recovery is for. The
-    wrong account or region, another run there, and activities whose effects nobody can know do.
+    recovery: a playbook, which may find that nothing is to be changed. real: of a system that serves. What keeps
+    experiments away from a system in trouble (freeze, incident, alarms) or within bounds (consent tags, blast radius,
+    effects_max) does not refuse it: that is what recovery is for. The wrong account or region, another run there, and
+    activities whose effects nobody can know do.
     """
     name = facts.target
     breaking = "recovering" if real else "breaking"
@@ -145,6 +148,11 @@ def authorise(
             f"wait for it, or put it back: drkit undo {other}; from another machine, or if that finds nothing: "
             f"drkit undo {other} --from-cloud --target {name}",
         )
+    if facts.recovering:
+        raise Refused(
+            f"not breaking {name}: run {facts.recovering} recovers it",
+            f"go on with that one: drkit resume {facts.recovering}; how far it is: drkit status",
+        )
     if facts.alarms_firing and not real:
         raise Refused(
             f"not breaking {name}: already in alarm: {', '.join(facts.alarms_firing)}",
@@ -155,7 +163,7 @@ def authorise(
             f"not running {', '.join(facts.unresolved)}: what it will hit cannot be resolved beforehand",
             "set allow_unresolved = true in [guard] of drkit.toml to accept that",
         )
-    if not real:
+    if not real and (effects or not recovery):
         _may_be_hit(effects, facts, rules, blast_radius)
     return Permit(run_id, real=real, _token=_TOKEN)
 

@@ -6,8 +6,8 @@
         return Step(done=lambda: …, act=lambda: …)
 
 A step is `done?` + `act`. `done` is asked first: already true means that nothing is to be done, so every step may be
-played again after a kill. What must be known before (from which zone to fail over) is `observe`d once and on disk before
-`act`. Where a run stands is a pure function of its history: nothing else is kept.
+played again after a kill. What must be known before (from which zone to fail over) is `observe`d once and on disk
+before `act`. Where a run stands is a pure function of its history: nothing else is kept.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Recovery:
     say: Callable[[str], None]
     stable: Callable[[float], bool]  # whether every client has been answered for so many seconds
     read_ledger: Callable[[], Facts]  # reads the clients' rows back; {"acknowledged", "lost", "verified"}
-    known: Callable[[str], Facts]  # facts and result of a step by name; {} if it has none yet
+    known: Callable[[str], Facts]  # facts and result of a step by name, and its took_s; {} if it has none yet
 
     @property
     def every_s(self) -> float:
@@ -149,17 +149,21 @@ class Player:
             return tuple((name, self._standing[name].state) for name in self._names)
 
     def known(self, name: str) -> Facts:
-        """Return what a step observed and what came of it."""
+        """Return what a step observed and what came of it, and `took_s` once something was done for it."""
         with self._lock:
             now = self._standing.get(name)
-        return {} if now is None else {**(now.facts or {}), **now.result}
+        if now is None:
+            return {}
+        took = {"took_s": (now.ended_ns - now.began_ns) / NS_PER_S} if now.ended_ns and now.began_ns else {}
+        return {**took, **(now.facts or {}), **now.result}
 
     def check(self, calls: Sequence[StepCall]) -> tuple[str, ...]:
         """Ask the prerequisites; return a sentence for each that does not hold. Nothing is changed."""
         missing = []
         for call in calls:
             try:
-                held, why = self._made(call, None).done(), "it does not hold"
+                made: Step = step_function(call)(self._recovery, **arguments_of(call, self._variables))
+                held, why = made.done(), "it does not hold"
             except DrkitError as e:
                 held, why = False, e.message
             self._recovery.run.mark(MarkKind.HYPOTHESIS, call.name, when="prerequisite", held=held, why=why)
@@ -232,7 +236,8 @@ class Player:
         lo_ns = began_ns if already else None
         self._note(name, "done", already=already, result=result)
         self._stands_for(info, name, lo_ns or began_ns)
-        self._recovery.say(f"{name}: {'was done already' if already else 'done'}{_told(result)}")
+        how = "done" if not already else "holds" if made.act is nothing else "was done already"
+        self._recovery.say(f"{name}: {how}{_told(result)}")
 
     def _observed(self, call: StepCall, info: StepInfo) -> Facts | None:
         """Return what the step has to know from before its effect: asked once, and on disk when this returns."""
@@ -250,7 +255,10 @@ class Player:
         arguments = arguments_of(call, self._variables)
         if info_of(call).observe is not None:
             arguments["facts"] = facts
-        made: Step = function(self._recovery, **arguments)
+        try:
+            made: Step = function(self._recovery, **arguments)
+        except DrkitError as e:
+            self._fail(call.name, e)
         return made
 
     def _is_done(self, made: Step, name: str) -> bool:
@@ -335,11 +343,10 @@ class Player:
     def _person(self, call: StepCall) -> None:
         name, run = call.name, self._recovery.run
         text = filled_text(call.approval or call.manual, self._variables)
-        if not open_question(run.marks(), name):
+        if self.standing(name).state != "waiting":  # one that a killed runner has asked is still asked
             self._note(name, "waiting")
-        else:
-            self._recovery.say(f"{name}: still waits for its answer")
-        self._ask(call, text)
+        if answer_of(run.marks(), name) is None:
+            self._ask(call, text)
         answer: list[Mark] = []
 
         def answered() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,12 @@ def lab(_running_lab: Target, lab_home: Path) -> Target:
     except TimedOut as e:
         raise AssertionError("\n".join([f"{e}:", *broken, *supervisor_log(lab_home)])) from e
     return _running_lab
+
+
+@pytest.fixture
+def lacks() -> Callable[[Target, Path], list[str]]:
+    """Return `not_whole`, for tests that wait for it themselves."""
+    return not_whole
 
 
 def not_whole(target: Target, home: Path) -> list[str]:

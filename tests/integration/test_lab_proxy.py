@@ -359,6 +359,31 @@ class TestBalancer:
             balancer.helper.ask(do="deregister", id="i-2")
             assert {json.loads(balancer.get()[1])["port"] for _ in range(4)} == {backend.port}
 
+    def test_a_shift_leads_away_from_a_zone_unless_nobody_is_left(self, balancer: Balancer) -> None:
+        with closing(Backend()) as here, closing(Backend()) as there:
+            for zone, backend in (("a", here), ("b", there)):
+                balancer.helper.ask(do="register", id=f"i-{zone}", port=backend.port, zone=zone)
+                balancer.await_health(f"i-{zone}", "healthy")
+
+            def seen() -> set[int]:
+                return {json.loads(balancer.get()[1])["port"] for _ in range(6)}
+
+            balancer.helper.ask(do="shift", away_from="a")
+            assert seen() == {there.port}
+            there.answer = "500"
+            balancer.await_health("i-b", "unhealthy")
+            assert {balancer.get()[0] for _ in range(4)} == {500}  # its own are used, healthy or not
+            here.answer = "500"
+            balancer.await_health("i-a", "unhealthy")
+            here.answer = "201"  # no health check takes that for an answer
+            assert {balancer.get()[0] for _ in range(4)} == {201, 500}  # nobody is healthy: the shift has no effect
+            balancer.helper.ask(do="deregister", id="i-b")
+            here.answer = "200"
+            balancer.await_health("i-a", "healthy")
+            assert seen() == {here.port}  # nobody else is left
+            balancer.helper.ask(do="shift", away_from=None)
+            assert seen() == {here.port}
+
     def test_a_body_is_carried(self, balancer: Balancer, backend: Backend) -> None:
         status, body = balancer.get("POST", "/orders/new", b"12345")
         assert status == 200

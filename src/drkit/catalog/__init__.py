@@ -1,7 +1,7 @@
 """Experiments and playbooks as files: found, read, checked. Nothing unknown or misspelt gets past here.
 
-An experiment is a valid Chaos Toolkit document with a `drkit` extension; a playbook is a file of drkit's own. YAML holds
-data only: names, numbers, order.
+An experiment is a valid Chaos Toolkit document with a `drkit` extension; a playbook is a file of drkit's own. YAML
+holds data only: names, numbers, order.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCall:
-    """One entry of a playbook: a step that drkit carries out, or what a person has to decide or do, or a parallel block.
+    """One entry of a playbook: a step that drkit carries out, what a person has to decide or do, or a parallel block.
 
     Exactly one of `step`, `approval`, `manual` and `parallel` is given.
     """

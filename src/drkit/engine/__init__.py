@@ -3,8 +3,9 @@
     record = run(experiment, target, project)
     record = recover(playbook, target, project, Wishes())
 
-Only this package knows the order of things (`drkit.engine.play`, `drkit.engine.recovery`). What was seen goes into the run's directory as it
-happens; the verdict is made from that directory afterwards, by whoever finishes the run (`drkit.engine.finish`).
+Only this package knows the order of things (`drkit.engine.play`, `drkit.engine.recovery`). What was seen goes into the
+run's directory as it happens; the verdict is made from that directory afterwards, by whoever finishes the run
+(`drkit.engine.finish`).
 """
 
 from __future__ import annotations

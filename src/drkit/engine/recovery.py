@@ -1,7 +1,7 @@
 """Run one playbook: plan, lock, claim, probes, steps, measurement, report; and go on with one that was left.
 
-Unlike an experiment, a playbook has no guardian and undoes nothing by itself: what is half recovered stays as it is, and
-`resume` goes on from the run's directory alone. When it comes to its end its effects are kept.
+Unlike an experiment, a playbook has no guardian and undoes nothing by itself: what is half recovered stays as it is,
+and `resume` goes on from the run's directory alone. When it comes to its end its effects are kept.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ def _hold_and_play(
             held.run.mark(MarkKind.RESUMED, operator())
         elif wishes.since is not None:
             _mark_impact(held.run, wishes.since)
+        elif joined := held.run.identity.get("joined"):
+            _mark_fault_of(held.run, RunDir.find(project.reports, joined))
         _Play(playbook, identity, held, Shielded(watcher), why_stopped, abort, ask).play(resumed=run is not None)
         return finish(held.run)
 
@@ -157,6 +159,13 @@ def _mark_impact(run: RunDir, since: datetime) -> None:
         raise UsageError(f"--since {since.isoformat()} is in the future", "give the time in UTC, or with its offset")
     at_ns = clock.now_ns() - int(ago_s * NS_PER_S)
     run.mark(MarkKind.IMPACT, operator(), t_lo_ns=at_ns - NS_PER_S, t_hi_ns=at_ns + NS_PER_S, since=since.isoformat())
+
+
+def _mark_fault_of(run: RunDir, experiment: RunDir) -> None:
+    """Write down when the experiment that is recovered from asked for its fault: the service is down since then."""
+    fault = next((m for m in experiment.marks() if m.kind is MarkKind.PHASE and m.name == "method"), None)
+    if fault is not None:
+        run.mark(MarkKind.IMPACT, experiment.run_id, t_lo_ns=fault.t_lo_ns, t_hi_ns=fault.t_hi_ns)
 
 
 class _Play:

@@ -22,7 +22,6 @@ from drkit.targets.aws.claims import Claim, Claims, home_region
 from drkit.targets.facts import gather
 from drkit.undo import UndoJournal
 
-
 _ANY = BlastRadius(zones_max=99, instances_max=None, databases_max=99, regions_max=99)  # a recovery goes where it must
 
 

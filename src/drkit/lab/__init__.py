@@ -1,4 +1,5 @@
-"""The lab: a small cloud on this machine, with a real database. Public face: up, down, status, logs.
+"""The lab: a small cloud on this machine, with a real database. Public face: up, down, status, logs, and what
+may go wrong in one: disturb, delete_rows.
 
 A lab is one supervisor process with its PostgreSQL and service processes; several labs, of different names or homes,
 run side by side. It writes an ordinary target file, so nothing else needs to know that it is a lab.
@@ -28,10 +29,13 @@ import psutil
 from drkit import clock, targets
 from drkit.errors import LabError, TimedOut
 from drkit.lab import ward
+from drkit.lab.corruption import Deleted, delete_rows
 from drkit.lab.options import LabOptions, LabPart, LabStatus
 from drkit.targets import Target
 
-__all__ = ["LabOptions", "LabPart", "LabStatus", "down", "logs", "status", "up"]
+__all__ = [
+    "Deleted", "LabOptions", "LabPart", "LabStatus", "delete_rows", "disturb", "down", "logs", "status", "up",
+]  # fmt: skip
 
 UP_TIMEOUT_S = 90.0
 HEAL_TIMEOUT_S = 20.0
@@ -149,6 +153,30 @@ def logs(name: str = "lab", *, home: Path) -> dict[str, Path]:
     if not directory.is_dir():
         raise LabError(f"there is no lab {name!r} in {home}", "drkit lab up")
     return {str(p.relative_to(directory).with_suffix("")): p for p in sorted(directory.rglob("*.log"))}
+
+
+def disturb(name: str = "lab", *, home: Path, what: str, for_s: float) -> None:
+    """Let a lab's AWS APIs misbehave from now on for a while; 0 s ends it. Raises LabError if the lab is not up.
+
+    what: "s3-503": objects of the bucket with the backups can't be read, S3 says SlowDown; "silent-region-1": whatever
+    is asked of the first region's APIs is never answered, until the time is over or the client hangs up.
+    """
+    state = _state(home.resolve() / "labs" / name)
+    if state.get("phase") != "ready" or ward.find(state["pid"], state["started"]) is None:
+        raise LabError(f"lab {name!r} is not up", "drkit lab up")
+    ask = urllib.request.Request(  # noqa: S310  (the lab's own http URL)
+        f"{state['endpoint_url']}/_drkit/disturb",
+        data=json.dumps({"what": what, "for_s": for_s}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(ask, timeout=STATUS_TIMEOUT_S):
+            pass
+    except urllib.error.HTTPError as e:
+        with e:
+            raise LabError(str(json.load(e).get("error", e))) from None
+    except OSError as e:
+        raise LabError(f"lab {name!r} does not answer: {e}", "drkit lab status") from e
 
 
 # --- the parts of up --------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _unbalanced(group: Group, members: tuple[Member, ...]) -> bool:
 
 
 class Controller:
-    """Applies `decide` to every Auto Scaling group of the region, again and again."""
+    """Applies `decide` to every Auto Scaling group of one region, again and again."""
 
     def __init__(self, cloud: Cloud, compute: Compute, region: str, *, replace_after_s: float, speed: float) -> None:
         self._cloud, self._compute, self._region = cloud, compute, region
@@ -120,7 +120,7 @@ class Controller:
         self._draining_since: dict[str, int] = {}
         self._members: dict[str, set[str]] = {}  # group → instance ids, to find those of a deleted group
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="autoscaling", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"autoscaling {region}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -167,7 +167,8 @@ class Controller:
         )
         for subnet in decision.launch:
             launched = moto_patches.launch(group, subnet)
-            log.info("%s: launched %s in %s", group.name, launched, self._compute.place(subnet) or subnet)
+            where = self._compute.place(self._region, subnet) or subnet
+            log.info("%s: launched %s in %s", group.name, launched, where)
             if "AddToLoadBalancer" not in suspended:
                 self._register(group, launched)
         for state in group.instance_states:

@@ -4,8 +4,10 @@
 
 Each request goes to the next healthy target. A target that refuses or breaks off is a 502, one that stays silent a 504,
 no target at all a 503; nothing is tried twice. A target is healthy after its first good check, unhealthy after
-`unhealthy_after` bad ones in a row, and back after `healthy_after` good ones. If none is healthy, all are used.
-Source: AWS, "Health checks for Application Load Balancer target groups" and "Troubleshoot your ALBs".
+`unhealthy_after` bad ones in a row, and back after `healthy_after` good ones. If none is healthy, all are used. In a
+zone that is shifted away from, targets get no new request; where nobody would be left, or nobody is healthy anyway, a
+shift has no effect. Sources: AWS, "Health checks for Application Load Balancer target groups" and "Troubleshoot your
+ALBs"; ARC, "Supported resources" and "Application Load Balancers".
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ class Checks:
 class Target:
     """One registered target and what its checks say. `state`: initial | healthy | unhealthy."""
 
-    def __init__(self, port: int, checks: Checks) -> None:
+    def __init__(self, port: int, zone: str, checks: Checks) -> None:
         self.port = port
+        self.zone = zone
         self.state = "initial"
         self.reason = "Elb.RegistrationInProgress"
         self._checks = checks
@@ -91,6 +94,7 @@ class Balancer:
     def __init__(self, checks: Checks) -> None:
         self._checks = checks
         self._targets: dict[str, Target] = {}
+        self._away: str | None = None  # the zone that a zonal shift leads away from
         self._turn = itertools.count()
 
     async def open(self) -> int:
@@ -104,11 +108,13 @@ class Balancer:
                 return {"port": await self.open()}
             case "register":
                 if message["id"] not in self._targets:
-                    self._targets[message["id"]] = Target(message["port"], self._checks)
+                    self._targets[message["id"]] = Target(message["port"], message.get("zone", ""), self._checks)
             case "deregister":
                 target = self._targets.pop(message["id"], None)
                 if target is not None:
                     target.task.cancel()
+            case "shift":
+                self._away = message["away_from"]
             case "health":
                 return {"targets": {name: [t.port, t.state, t.reason] for name, t in self._targets.items()}}
             case what:
@@ -117,7 +123,11 @@ class Balancer:
 
     def _next(self) -> Target | None:
         known = list(self._targets.values())
-        pool = [t for t in known if t.state == "healthy"] or known
+        pool = [t for t in known if t.state == "healthy"]
+        if pool and any(t.zone != self._away for t in known):
+            left = [t for t in known if t.zone != self._away]
+            pool = [t for t in left if t.state == "healthy"] or left
+        pool = pool or known
         return pool[next(self._turn) % len(pool)] if pool else None
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

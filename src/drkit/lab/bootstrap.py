@@ -1,10 +1,12 @@
 """What a lab's account holds from the start, made through the APIs themselves: an application in three zones, its
-database in two, a replica and a bucket for backups in the second region. All of it is tagged `drkit:consent=yes`.
+database in two; in the second region a replica, a bucket for backups, and the application with no instance, which only
+has to be scaled up ("pilot light"). All of it is tagged `drkit:consent=yes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,11 @@ CONSENT = {"Key": "drkit:consent", "Value": "yes"}
 NAME = "orders"
 INSTANCE_ID, REPLICA_ID = "orders-db", "orders-db-replica"
 RECORD = "db.orders.example"  # a name reserved for documentation: it can be nobody's
+SERVICE_RECORD = "api.orders.example"
+SECRET = "orders/db"  # noqa: S105
 BUCKET = "orders-db-backups"
+PASSWORD = "not-used-in-a-lab"  # noqa: S105
+SNAPSHOT_BUCKET = "orders-db-snapshots"  # of the first region; the second one's are in BUCKET
 
 ClientOf = Callable[[str, str], Any]  # service, region → boto3 client
 
@@ -32,8 +38,12 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
+    """The application in one region."""
+
     asg_name: str
     target_group_arn: str
+    load_balancer_arn: str
+    host: str  # DNS name of the load balancer
 
 
 def client_factory(endpoint_url: str) -> ClientOf:
@@ -51,7 +61,7 @@ def client_factory(endpoint_url: str) -> ClientOf:
 
 
 def make_network(client: ClientOf, zones: tuple[str, ...]) -> Network:
-    """Make both regions' VPCs: subnets for application and database in each zone; in the second for a database only."""
+    """Make both regions' VPCs: subnets for application and database in each zone; in the second region in one zone."""
     places: dict[tuple[str, str], str] = {}
 
     def region_vpc(region: str, net: int, wanted: list[tuple[str, str]]) -> str:
@@ -69,18 +79,27 @@ def make_network(client: ClientOf, zones: tuple[str, ...]) -> Network:
 
     kinds = [(f"{zone}/{kind}", f"{REGION}{zone}") for kind in ("app", "db") for zone in zones]
     vpc_id = region_vpc(REGION, 10, kinds)
-    recovery_vpc_id = region_vpc(RECOVERY_REGION, 20, [("r/db", f"{RECOVERY_REGION}a")])
+    recovery_vpc_id = region_vpc(
+        RECOVERY_REGION, 20, [("r/db", f"{RECOVERY_REGION}a"), ("r/app", f"{RECOVERY_REGION}a")]
+    )
     return Network(vpc_id=vpc_id, recovery_vpc_id=recovery_vpc_id, places=places)
 
 
-def make_service(client: ClientOf, network: Network, *, instances: int, grace_s: int) -> Service:
-    """Make the load balancer, its target group, and the Auto Scaling group with its launch template."""
-    ec2, elb, asg = client("ec2", REGION), client("elbv2", REGION), client("autoscaling", REGION)
-    subnets = network.subnets(REGION, "app")
+def make_service(
+    client: ClientOf, network: Network, *, region: str, instances: int, at_most: int, grace_s: int
+) -> Service:
+    """Make a region's load balancer, its target group, and the Auto Scaling group with its launch template."""
+    ec2, elb, asg = client("ec2", region), client("elbv2", region), client("autoscaling", region)
+    subnets = network.subnets(region, "app")
+    vpc_id = network.vpc_id if region == REGION else network.recovery_vpc_id
     target_group_arn = elb.create_target_group(
-        Name=NAME, Protocol="HTTP", Port=8080, VpcId=network.vpc_id, HealthCheckPath="/health", Tags=[CONSENT]
+        Name=NAME, Protocol="HTTP", Port=8080, VpcId=vpc_id, HealthCheckPath="/health", Tags=[CONSENT]
     )["TargetGroups"][0]["TargetGroupArn"]
     balancer = elb.create_load_balancer(Name=NAME, Subnets=subnets, Tags=[CONSENT])["LoadBalancers"][0]
+    elb.modify_load_balancer_attributes(
+        LoadBalancerArn=balancer["LoadBalancerArn"],
+        Attributes=[{"Key": "zonal_shift.config.enabled", "Value": "true"}],
+    )
     elb.create_listener(
         LoadBalancerArn=balancer["LoadBalancerArn"],
         Protocol="HTTP",
@@ -94,7 +113,7 @@ def make_service(client: ClientOf, network: Network, *, instances: int, grace_s:
         AutoScalingGroupName=NAME,
         LaunchTemplate={"LaunchTemplateName": NAME, "Version": "$Latest"},
         MinSize=0,
-        MaxSize=3 * instances,
+        MaxSize=at_most,
         DesiredCapacity=instances,
         VPCZoneIdentifier=",".join(subnets),
         TargetGroupARNs=[target_group_arn],
@@ -105,7 +124,12 @@ def make_service(client: ClientOf, network: Network, *, instances: int, grace_s:
             for key, value in ((CONSENT["Key"], CONSENT["Value"]), ("Name", NAME))
         ],
     )
-    return Service(asg_name=NAME, target_group_arn=str(target_group_arn))
+    return Service(
+        asg_name=NAME,
+        target_group_arn=str(target_group_arn),
+        load_balancer_arn=str(balancer["LoadBalancerArn"]),
+        host=str(balancer["DNSName"]),
+    )
 
 
 def make_database(
@@ -129,7 +153,7 @@ def make_database(
         AllocatedStorage=20,
         DBName="postgres",
         MasterUsername="postgres",
-        MasterUserPassword="not-used-in-a-lab",
+        MasterUserPassword=PASSWORD,
         MultiAZ=standby_zone is not None,
         AvailabilityZone=zone,
         DBSubnetGroupName=NAME,
@@ -148,33 +172,38 @@ def make_database(
 
 
 def make_bucket(client: ClientOf) -> None:
-    """Make the bucket for backups in the second region."""
-    s3 = client("s3", RECOVERY_REGION)
-    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": RECOVERY_REGION})
-    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [CONSENT]})
+    """Make the bucket for backups in the second region, and the one for snapshots in the first."""
+    for bucket, region in ((BUCKET, RECOVERY_REGION), (SNAPSHOT_BUCKET, REGION)):
+        s3 = client("s3", region)
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": region})
+        s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [CONSENT]})
 
 
-def make_record(client: ClientOf, address: str) -> str:
-    """Make the hosted zone and the writer's record; return the zone's id."""
+def make_secret(client: ClientOf, *, host: str, port: int, user: str, dbname: str) -> None:
+    """Make the secret that says where the service finds its database, in both regions, each a secret of its own.
+
+    A change of it has no effect on processes in the lab: these are led by the writer's record.
+    """
+    content = {"engine": "postgres", "host": host, "port": port, "username": user, "password": PASSWORD}
+    for region in (REGION, RECOVERY_REGION):
+        client("secretsmanager", region).create_secret(
+            Name=SECRET, SecretString=json.dumps({**content, "dbname": dbname}), Tags=[CONSENT]
+        )
+
+
+def make_records(client: ClientOf, addresses: Mapping[str, str]) -> str:
+    """Make the hosted zone and its records, name → where it points; return the zone's id."""
     dns = client("route53", REGION)
     zone_id = dns.create_hosted_zone(Name=RECORD.partition(".")[2], CallerReference="drkit lab")["HostedZone"]["Id"]
     zone_id = zone_id.removeprefix("/hostedzone/")
     dns.change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id, AddTags=[CONSENT])
+    records = [
+        {"Name": name, "Type": "CNAME", "TTL": 5, "ResourceRecords": [{"Value": address}]}
+        for name, address in addresses.items()
+    ]
     dns.change_resource_record_sets(
         HostedZoneId=zone_id,
-        ChangeBatch={
-            "Changes": [
-                {
-                    "Action": "UPSERT",
-                    "ResourceRecordSet": {
-                        "Name": RECORD,
-                        "Type": "CNAME",
-                        "TTL": 5,
-                        "ResourceRecords": [{"Value": address}],
-                    },
-                }
-            ]
-        },
+        ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record} for record in records]},
     )
     return str(zone_id)
 

@@ -19,10 +19,10 @@ log = logging.getLogger("drkit.lab.compute")
 
 
 class Compute:
-    """Makes the plant's instances, places and targets follow moto's records of one region and its recovery region."""
+    """Makes the plant's instances, places and targets follow moto's records of a region and its recovery region."""
 
-    def __init__(self, cloud: Cloud, plant: Plant, region: str) -> None:
-        self._cloud, self._plant, self._region = cloud, plant, region
+    def __init__(self, cloud: Cloud, plant: Plant, regions: tuple[str, ...]) -> None:
+        self._cloud, self._plant, self._regions = cloud, plant, regions
         self._places: dict[tuple[str, str], str] = {}  # (region, subnet) → place
         self._starts: dict[str, Future[int]] = {}  # instances that have a process or get one
         self._targets: set[str] = set()
@@ -34,11 +34,11 @@ class Compute:
         cloud.before["ec2", "ReplaceNetworkAclAssociation"] = self._before_association
 
     def adopt(self, region: str, subnet_id: str, place: str) -> None:
-        """From now on this subnet is that place of the plant: "a/app", "b/db", "r/db"."""
+        """From now on this subnet is that place of the plant: "a/app", "b/db", "r/app"."""
         self._places[region, subnet_id] = place
 
-    def place(self, subnet_id: str) -> str | None:
-        return self._places.get((self._region, subnet_id))
+    def place(self, region: str, subnet_id: str) -> str | None:
+        return self._places.get((region, subnet_id))
 
     def _before_start_or_stop(self, call: Call) -> None:
         verb = "started" if call.action == "StartInstances" else "stopped"
@@ -104,8 +104,9 @@ class Compute:
         with self._cloud.lock:
             wanted = {
                 i.id: place.partition("/")[0]
-                for i in self._cloud.backend("ec2", self._region).all_instances()
-                if i.is_running() and (place := self.place(i.subnet_id or ""))
+                for region in self._regions
+                for i in self._cloud.backend("ec2", region).all_instances()
+                if i.is_running() and (place := self.place(region, i.subnet_id or ""))
             }
         gone = [i for i in self._starts if i not in wanted]
         for instance_id in gone:
@@ -129,8 +130,8 @@ class Compute:
 
     def _follow_targets(self) -> None:
         with self._cloud.lock:
-            groups = self._cloud.backend("elbv2", self._region).target_groups.values()
-            wanted = {target for group in groups for target in group.targets}
+            backends = [self._cloud.backend("elbv2", region) for region in self._regions]
+            wanted = {target for b in backends for group in b.target_groups.values() for target in group.targets}
         wanted = {target for target in wanted if target in self._targets or self.started(target)}
         for target in wanted - self._targets:
             self._plant.register_target(target)

@@ -1,7 +1,7 @@
-"""RDS of a lab: what the API asks of the two managed instances really happens, and the records follow what happened.
+"""RDS of a lab: what the API asks of instances really happens to servers, and the records follow what happened.
 
-The Multi-AZ instance is the plant's pair (nodes in two zones), its cross-region replica the plant's node r. Any other
-instance that somebody creates is a record only.
+The Multi-AZ instance is the plant's pair (nodes in two zones), its cross-region replica the plant's node r; further
+replicas and restored instances have a node of their own. An instance made by CreateDBInstance is a record only.
 
 How a client sees redundancy: `SecondaryAvailabilityZone` is there exactly while the standby streams (and, unless the
 lab was made with an asynchronous standby, while commits wait for it); `StatusInfos` of the replica says "replicating"
@@ -11,65 +11,58 @@ or "error". `DBInstanceStatus` is AWS' word for what goes on: a failover, forced
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC
 from typing import Any
 
 from drkit import clock
-from drkit.errors import DrkitError
+from drkit.errors import DrkitError, LabError
 from drkit.lab import rds_events
 from drkit.lab.cloud import AwsError, Call, Cloud
+from drkit.lab.nodes import REPLICA, REPLICA_ENDPOINT
 from drkit.lab.plant import Plant
 
 log = logging.getLogger("drkit.lab.database")
 
 FILL_TIMEOUT_S = 120.0  # how long a new replica may wait for its source
+STOP_TIMEOUT_S = 5.0
 AVAILABLE, REBOOTING, MODIFYING = "available", "rebooting", "modifying"
 
 Job = Callable[[], None]
-Jobs = queue.Queue[tuple[str, Job, Any, str] | None]  # verb, what to do, record, its status afterwards
+Key = tuple[str, str]  # region, DBInstanceIdentifier
 
 
 class Databases:
-    """The RDS control plane's hands: verbs, run one after the other, and the records they leave."""
+    """Which instance is which servers, and the records that tell of them. `verbs.Verbs` changes both."""
 
     def __init__(
         self, cloud: Cloud, plant: Plant, *, region: str, recovery_region: str, instance_id: str, replica_id: str
     ) -> None:
         self.cloud, self.plant = cloud, plant
         self.region, self.recovery_region = region, recovery_region
-        self.instance_id, self.replica_id = instance_id, replica_id
+        self.pair_key: Key = (region, instance_id)
+        self.replica_key: Key = (recovery_region, replica_id)
+        self.nodes: dict[Key, tuple[str, ...]] = {self.pair_key: plant.pair, self.replica_key: (REPLICA,)}
         self.acting = threading.RLock()  # held while the pair's primary may change
         self.standby_lost = not plant.options.multi_az  # the primary goes on alone
-        self.replica_follows = True  # False from a failover until it was seen to stream from the new primary
+        self.astray: set[Key] = set()  # replicas that were not seen to stream since a failover
+        self.closing = threading.Event()
         self.on_writer_moved: Job = lambda: None
-        self._pair_jobs: Jobs = queue.Queue()
-        self._other_jobs: Jobs = queue.Queue()  # a replica that takes long to fill holds nothing else up
-        self._workers = [
-            threading.Thread(target=self._work, args=(jobs,), name="rds-verbs", daemon=True)
-            for jobs in (self._pair_jobs, self._other_jobs)
-        ]
-        for action, before in {
-            "RebootDBInstance": self._before_reboot,
-            "StopDBInstance": self._before_stop,
-            "PromoteReadReplica": self._before_promote,
-            "DeleteDBInstance": self._before_delete,
-            "CreateDBInstanceReadReplica": self._before_replica,
-            "ModifyDBInstance": self._before_modify,
-        }.items():
-            cloud.before["rds", action] = before
-
-    def start(self) -> None:
-        for worker in self._workers:
-            worker.start()
+        self.chores: list[Job] = []  # what the monitor does at every look
+        self._ports: dict[Key, int] = {}  # an instance that is made again gets the port that it had
+        self._workers: dict[Key, ThreadPoolExecutor] = {}  # what an instance has to do is done one after the other
+        self._running: set[Future[None]] = set()
+        self._lock = threading.Lock()
 
     def stop(self) -> None:
-        self._pair_jobs.put(None)
-        self._other_jobs.put(None)
-        for worker in self._workers:
-            worker.join(5)
+        self.closing.set()
+        with self._lock:
+            workers, running = list(self._workers.values()), set(self._running)
+        for worker in workers:
+            worker.shutdown(wait=False, cancel_futures=True)
+        wait(running, timeout=STOP_TIMEOUT_S)
 
     # --- the records --------------------------------------------------------------------------------------------------
 
@@ -77,28 +70,38 @@ class Databases:
         """Return moto's instance, or None."""
         return self.cloud.backend("rds", region).databases.get(identifier.rpartition(":")[2])
 
+    @staticmethod
+    def key(record: Any) -> Key:
+        return record.backend.region_name, record.db_instance_identifier
+
+    def served(self, record: Any) -> bool:
+        """Return whether an instance has servers, or is to get some; the others are records only."""
+        return record is not None and self.key(record) in self.nodes
+
     @property
     def pair(self) -> Any:
-        return self.record(self.region, self.instance_id)
+        """The Multi-AZ instance; None while there is none."""
+        record = self.record(*self.pair_key)
+        return record if self.served(record) else None
 
     @property
     def replica(self) -> Any:
-        return self.record(self.recovery_region, self.replica_id)
+        return self.record(*self.replica_key)
 
     @property
     def standby(self) -> str | None:
         """Name of the node of the pair that is not the primary; None without Multi-AZ."""
-        others = [n for n in self.plant.nodes if n not in ("r", self.plant.primary)]
-        return others[0] if others else None
+        return self.plant.standby
 
     def zone(self, node: str) -> str:
-        return f"{self.region}{node}"
+        letter = node.partition("-")[0]
+        return f"{self.recovery_region}a" if letter == REPLICA else f"{self.region}{letter}"
 
     def note(self, record: Any, event: rds_events.Kind, message: str = "") -> None:
         """Add an event to what DescribeEvents tells."""
         with self.cloud.lock:
             record.backend.events.append(rds_events.Event(event, record, message, clock.wall_utc().astimezone(UTC)))
-        log.info("%s: %s %s", record.db_instance_identifier, event.id, message or event.message)
+        log.info("%s: %s %s", record.resource_id, event.id, message or event.message)
 
     def show_redundancy(self, redundant: bool) -> None:
         """Tell the pair's zones: the second one only while its standby really follows."""
@@ -108,14 +111,93 @@ class Databases:
                 standby = self.standby if redundant and self.pair.multi_az else None
                 self.pair.secondary_availability_zone = self.zone(standby) if standby else None
 
-    def node_of(self, identifier: str) -> str | None:
+    def show_endpoint(self, record: Any) -> None:
+        """Open the instance's own endpoint, if it has none, and tell its port."""
+        key, node = self.key(record), self.primary_of(record)
+        if node is not None:
+            port = self.plant.open_endpoint(self.endpoint(key), node, port=self._ports.get(key, 0))
+            with self.cloud.lock:
+                record.port = self._ports[key] = port
+
+    @property
+    def writer(self) -> Any:
+        """The instance that the writer endpoint leads to, or None."""
+        records = (self.record(*key) for key in list(self.nodes))
+        return next((r for r in records if r is not None and self.primary_of(r) == self.plant.writer), None)
+
+    def endpoint(self, key: Key) -> str:
+        """Return the name of the link that leads to an instance."""
+        return REPLICA_ENDPOINT if key == self.replica_key else f"rds@{key[0]}/{key[1]}"
+
+    def primary_of(self, record: Any) -> str | None:
         """Return the node that an instance's endpoint leads to; None for an instance that is a record only."""
-        return {self.instance_id: self.plant.primary, self.replica_id: "r"}.get(identifier)
+        key = self.key(record)
+        nodes = self.nodes.get(key)
+        return None if nodes is None else self.plant.primary if key == self.pair_key else nodes[0]
+
+    def node_of(self, name: str) -> str | None:
+        """Return the node behind an endpoint's address, or behind an identifier; None if it is none of ours."""
+        identifier, _, domain = name.partition(".")
+        for key in list(self.nodes):
+            if key[1] == identifier and (not domain or f".{key[0]}." in f".{domain}"):
+                record = self.record(*key)
+                return None if record is None else self.primary_of(record)
+        return None
+
+    def source_of(self, record: Any) -> Any:
+        """Return the instance that a replica follows; None if it is gone (one of the same name is another one)."""
+        if not record.is_replica or not record.source_db_instance_identifier:
+            return None
+        name = record.source_db_instance_identifier
+        region = name.split(":")[3] if name.startswith("arn:") else self.key(record)[0]
+        source = self.record(region, name)
+        if source is None or not {record.db_instance_arn, record.db_instance_identifier} & set(source.replicas):
+            return None
+        return source
+
+    def named(self, call: Call, parameter: str = "DBInstanceIdentifier") -> Any:
+        return self.record(call.region, call.text(parameter))
+
+    def available(self, call: Call, parameter: str = "DBInstanceIdentifier") -> Any:
+        """Return the instance a call names (None: moto says that it isn't there); refuse if it is busy."""
+        record = self.named(call, parameter)
+        if record is not None and record.status != AVAILABLE:
+            raise AwsError(
+                "InvalidDBInstanceState", f"Instance {record.db_instance_identifier} is not in available state."
+            )
+        return record
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, verb: str, job: Job, record: Any, final: str = AVAILABLE, failed: str = AVAILABLE) -> None:
+        """Do something for an instance once all that was to be done before is done; then that is its status."""
+
+        def act() -> None:
+            status = final
+            try:
+                job()
+            except Exception as e:  # a verb that fails must not end the thread: RDS says "failed" and goes on
+                known = isinstance(e, DrkitError)
+                log.error("%s of %s: %s", verb, record.db_instance_identifier, e, exc_info=None if known else e)
+                status = failed
+            with self.cloud.lock:
+                record.status = status
+
+        self.later(self.key(record), act)
+
+    def later(self, key: Key, job: Job) -> None:
+        with self._lock:
+            if self.closing.is_set():
+                raise LabError("the lab is being stopped")
+            worker = self._workers.setdefault(key, ThreadPoolExecutor(1, thread_name_prefix=f"rds-{key[1]}"))
+            future = worker.submit(job)
+            self._running.add(future)
+        future.add_done_callback(self._running.discard)
 
     # --- failover -----------------------------------------------------------------------------------------------------
 
     def fail_over(self, reason: str) -> None:
-        """Promote the standby, flip the endpoint, tell it. Precondition: `acting` is held and there is a standby."""
+        """Promote the standby, flip the endpoints, tell it. Precondition: `acting` is held and there is a standby."""
         pair, standby = self.pair, self.standby
         assert standby is not None
         with self.cloud.lock:
@@ -125,7 +207,7 @@ class Databases:
         try:
             times = self.plant.failover(standby)
             self.standby_lost = True  # the old primary: fenced until it is rebuilt
-            self.replica_follows = False
+            self.astray |= {key for key in self.nodes if self._follows_pair(key)}
             with self.cloud.lock:  # who sees the new zone sees its events too
                 self.note(pair, rds_events.RESTARTED)
                 self.note(pair, rds_events.FAILOVER_COMPLETED)
@@ -142,190 +224,12 @@ class Databases:
             (times.flipped_ns - times.promoted_ns) / 1e6,
         )
 
+    def _follows_pair(self, key: Key) -> bool:
+        record = self.record(*key)
+        return record is not None and record.is_replica and self.source_of(record) is self.pair
+
     @property
     def standby_usable(self) -> bool:
         """Whether the pair can fail over now."""
         standby = self.standby
         return standby is not None and not self.standby_lost and self.plant.alive(standby, 2.0)
-
-    # --- before moto answers: refusals, and the status the answer shall show ------------------------------------------
-
-    def _before_reboot(self, call: Call) -> None:
-        record = self._available(call)
-        if record is None:
-            return
-        forced = call.flag("ForceFailover")
-        if forced and not record.multi_az:
-            raise AwsError(
-                "InvalidParameterCombination", "ForceFailover can't be used: the DB instance is not Multi-AZ deployed."
-            )
-        if forced and (record is not self.pair or not self.standby_usable):
-            raise AwsError(
-                "InvalidDBInstanceState", f"Instance {record.db_instance_identifier} has no standby to fail over to."
-            )
-        record.status = REBOOTING
-        if record is self.pair:
-            self._submit("reboot", self._forced_failover if forced else self._restart, record)
-        else:
-            self._submit("reboot", lambda: None, record)
-
-    def _before_stop(self, call: Call) -> None:
-        record = self._available(call)
-        if record is not None and (record.is_replica or record.replicas):
-            raise AwsError(
-                "InvalidDBInstanceState", "You can't stop a DB instance that has a read replica, or that is one."
-            )
-
-    def _before_promote(self, call: Call) -> None:
-        record = self._available(call)
-        if record is not None and not record.is_replica:
-            raise AwsError("InvalidDBInstanceState", "DB Instance is not a read replica.")
-
-    def _before_delete(self, call: Call) -> None:
-        record = self._named(call)
-        if record is not None and record.status == "deleting":
-            raise AwsError(
-                "InvalidDBInstanceState", f"Instance {record.db_instance_identifier} is already being deleted."
-            )
-
-    def _before_replica(self, call: Call) -> None:
-        if self._named(call) is not None:
-            raise AwsError("DBInstanceAlreadyExists", "DB instance already exists")
-        if self._is_pair(call.text("SourceDBInstanceIdentifier")):
-            if self.replica is not None:
-                raise AwsError("InstanceQuotaExceeded", f"this lab runs one replica: delete {self.replica_id} first")
-            if self.pair is not None and self.pair.status != AVAILABLE:
-                raise AwsError("InvalidDBInstanceState", f"Instance {self.instance_id} is not in available state.")
-
-    def _before_modify(self, call: Call) -> None:
-        record = self._available(call)
-        wanted = call.text("MultiAZ").lower()
-        if record is None or record is not self.pair or not wanted or (wanted == "true") == bool(record.multi_az):
-            return
-        record.status = MODIFYING
-        self._submit("modify", self._to_multi_az if wanted == "true" else self._to_single_az, record)
-
-    def _named(self, call: Call) -> Any:
-        return self.record(call.region, call.text("DBInstanceIdentifier"))
-
-    def _available(self, call: Call) -> Any:
-        """Return the instance a call names (None: moto says that it isn't there); refuse if it is busy."""
-        record = self._named(call)
-        if record is not None and record.status != AVAILABLE:
-            raise AwsError(
-                "InvalidDBInstanceState", f"Instance {record.db_instance_identifier} is not in available state."
-            )
-        return record
-
-    def _is_pair(self, name: str) -> bool:
-        return name.rpartition(":")[2] == self.instance_id
-
-    # --- after moto answered: the verbs -------------------------------------------------------------------------------
-
-    def follow(self, call: Call) -> None:
-        """Start what a call that moto accepted brings about."""
-        if call.service != "rds":
-            return
-        record = self._named(call)
-        if record is None:
-            return
-        pair, replica = record is self.pair, record is self.replica
-        match call.action:
-            case "StopDBInstance":
-                self._submit("stop", self._stop_pair if pair else _nothing, record, "stopped")
-            case "StartDBInstance":
-                self._submit("start", self._start_pair if pair else _nothing, record)
-            case "PromoteReadReplica":
-                self._submit("promote", self._promote if replica else _nothing, record)
-            case "DeleteDBInstance":
-                self._submit("delete", lambda: self._delete(call.region, record), record, "deleting")
-            case "CreateDBInstanceReadReplica":
-                ours = self._is_pair(call.text("SourceDBInstanceIdentifier"))
-                self._submit("replicate", (lambda: self._replicate(record)) if ours else _nothing, record)
-
-    def _submit(self, verb: str, job: Job, record: Any, final: str = AVAILABLE) -> None:
-        jobs = self._pair_jobs if record is self.pair else self._other_jobs
-        jobs.put((verb, job, record, final))
-
-    def _work(self, jobs: Jobs) -> None:
-        while (job := jobs.get()) is not None:
-            verb, act, record, final = job
-            try:
-                act()
-            except Exception as e:  # a verb that fails must not end the thread: RDS says "failed" and goes on
-                known = isinstance(e, DrkitError)
-                log.error("%s of %s: %s", verb, record.db_instance_identifier, e, exc_info=None if known else e)
-                final = "failed" if verb in ("replicate", "start") else AVAILABLE
-            with self.cloud.lock:
-                record.status = final
-
-    def _forced_failover(self) -> None:
-        with self.acting:
-            self.fail_over("The user requested a failover of the DB instance.")
-        self.on_writer_moved()
-
-    def _restart(self) -> None:
-        with self.acting:
-            self.note(self.pair, rds_events.SHUTDOWN)
-            self.plant.restart_primary()
-            self.note(self.pair, rds_events.RESTARTED)
-
-    def _stop_pair(self) -> None:
-        with self.acting:
-            self.plant.stop_database()
-            self.show_redundancy(False)
-            self.note(self.pair, rds_events.STOPPED)
-
-    def _start_pair(self) -> None:
-        with self.acting:
-            self.plant.start_database()
-            self.note(self.pair, rds_events.STARTED)
-
-    def _promote(self) -> None:
-        self.plant.promote("r")
-        self.note(self.replica, rds_events.PROMOTED)
-        self.on_writer_moved()
-
-    def _delete(self, region: str, record: Any) -> None:
-        if record is self.replica:
-            self.plant.remove_node("r")
-        elif record is self.pair:
-            with self.acting:
-                self.plant.stop_database()
-        with self.cloud.lock:
-            self.cloud.backend("rds", region).databases.pop(record.db_instance_identifier, None)
-        self.note(record, rds_events.DELETED)
-
-    def _replicate(self, record: Any) -> None:
-        self.replica_id = record.db_instance_identifier
-
-        def filled() -> bool:
-            try:
-                self.plant.rebuild_standby("r")
-            except DrkitError as e:  # its source may be cut off just now; RDS keeps such a replica "creating" too
-                log.info("replica not filled yet: %s", e)
-                return False
-            return True
-
-        clock.wait_until(filled, "the replica is filled from its source", timeout_s=FILL_TIMEOUT_S, every_s=0.5)
-        self.note(record, rds_events.CREATED)
-
-    def _to_multi_az(self) -> None:
-        with self.acting:
-            self.note(self.pair, rds_events.TO_MULTI_AZ_STARTED)
-            if (standby := self.standby) is None:
-                raise AwsError("InvalidDBInstanceState", "this lab was made without a standby")
-            self.plant.rebuild_standby(standby)
-            self.standby_lost = False
-            self.note(self.pair, rds_events.TO_MULTI_AZ)
-
-    def _to_single_az(self) -> None:
-        with self.acting:
-            self.plant.drop_standby()
-            self.standby_lost = True
-            self.show_redundancy(False)
-            self.note(self.pair, rds_events.TO_SINGLE_AZ)
-
-
-def _nothing() -> None:
-    pass

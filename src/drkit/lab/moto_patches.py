@@ -25,6 +25,8 @@ def apply() -> None:
     global _done
     if not _done:
         _instances_of_their_own()
+        _no_endpoint_while_creating()
+        _restored_instances()
         _slow_database_verbs()
         _replicas_removed_by_either_name()
         _events_are_filtered()
@@ -100,6 +102,7 @@ def _instances_of_their_own() -> None:
         replica.secondary_availability_zone = None
         replica.availability_zone = wanted.get("availability_zone") or f"{self.region_name}a"
         replica.source_db_instance_identifier = source.arn if self is not source.backend else source.resource_id
+        replica.instance_create_time = datetime.now(UTC)
         replica.status = "creating"
         return replica
 
@@ -126,13 +129,16 @@ def _slow_database_verbs() -> None:
     delete, promote = m.RDSBackend.delete_db_instance, m.RDSBackend.promote_read_replica
 
     def delete_db_instance(self: Any, db_instance_identifier: str, *args: Any, **kwargs: Any) -> Any:
+        database = self.databases.get(db_instance_identifier)
+        if database is not None and database.is_replica and not _has_source(database):
+            database.is_replica = False  # moto would look for the source that is gone
         database = delete(self, db_instance_identifier, *args, **kwargs)
         self.databases[db_instance_identifier] = database  # listed as "deleting" until it is gone
         return database
 
     def promote_read_replica(self: Any, wanted: Any) -> Any:  # moto keeps the source's id, and the replica in its list
         database = self.databases[wanted["db_instance_identifier"]]
-        if database.is_replica:
+        if database.is_replica and _has_source(database):
             self.find_db_from_id(database.source_db_instance_identifier).remove_replica(database)
         promote(self, wanted)
         database.source_db_instance_identifier = None
@@ -142,6 +148,72 @@ def _slow_database_verbs() -> None:
 
     m.RDSBackend.delete_db_instance = delete_db_instance
     m.RDSBackend.promote_read_replica = promote_read_replica
+
+
+def _has_source(database: Any) -> bool:
+    try:
+        database.backend.find_db_from_id(database.source_db_instance_identifier)
+    except _models("rds").DBInstanceNotFoundError:
+        return False
+    return True
+
+
+def _no_endpoint_while_creating() -> None:
+    """Endpoints, and backups, of instances that are not there yet."""
+    m = _models("rds")
+
+    recorded = m.DBInstance.endpoint
+
+    def endpoint(self: Any) -> dict[str, Any] | None:
+        return None if self.status == "creating" else recorded.fget(self)
+
+    m.DBInstance.endpoint = property(endpoint)
+    m.DBInstance.save_automated_backup = lambda _: None
+
+
+def report_backups(latest_of: Callable[[Any], datetime | None], source_of: Callable[[str, Any], Any]) -> None:
+    """Let LatestRestorableTime be the truth (moto: now), and find what is restored to a point in time.
+
+    source_of: region, call's parameters → record of the instance that the restored one takes after.
+    """
+    m = _models("rds")
+
+    m.DBInstance.latest_restorable_time = property(latest_of)
+    m.RDSBackend.source_of_restore = lambda self, wanted: source_of(self.region_name, wanted.original_dict())
+
+
+def _restored_instances() -> None:
+    """Restored instances that share their source's role, place, tags and lists; sources in the same region only."""
+    m = _models("rds")
+
+    from_snapshot = m.RDSBackend.restore_db_instance_from_db_snapshot
+
+    def restored(database: Any, wanted: Any) -> Any:
+        database.status = "creating"
+        database.is_replica, database.source_db_instance_identifier, database.replicas = False, None, []
+        database.status_infos = []
+        database.tags = wanted.get("tags") or []
+        database.multi_az, database.secondary_availability_zone = False, None
+        database.availability_zone = wanted.get("availability_zone") or f"{database.region}a"
+        return database
+
+    def restore_from_snapshot(self: Any, from_snapshot_id: str, wanted: Any) -> Any:
+        return restored(from_snapshot(self, from_snapshot_id, wanted), wanted)
+
+    def restore_to_point_in_time(self: Any, _source: str, target: str, wanted: Any) -> Any:
+        source = self.source_of_restore(wanted)
+        left_out = {"backend", "db_subnet_group", "max_allocated_storage", "db_parameter_group_name", "tags"}
+        left_out |= {"option_group_name", "created"} | (
+            {"vpc_security_group_ids"} if source.backend is not self else set()
+        )
+        taken = {key.removeprefix("_"): copy.copy(value) for key, value in source.__dict__.items()}
+        settings = {key: value for key, value in taken.items() if key not in left_out}
+        settings |= {key: value for key, value in wanted.items() if value}
+        settings["db_instance_identifier"] = target
+        return restored(self.create_db_instance(settings), wanted)
+
+    m.RDSBackend.restore_db_instance_from_db_snapshot = restore_from_snapshot
+    m.RDSBackend.restore_db_instance_to_point_in_time = restore_to_point_in_time
 
 
 def _replicas_removed_by_either_name() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from drkit import clock
 from drkit.errors import LabError, TimedOut
 from drkit.lab import ports, template
-from drkit.lab.archive import Archive
+from drkit.lab.archive import Archive, History
 from drkit.lab.pgwire import ServerError, Session
 from drkit.lab.postgres import Node, NodeRole
-from drkit.lab.proxy import Network
+from drkit.lab.proxy import OUTSIDE, Network
 
 REPLICA = "r"  # the second region's node
+REPLICA_ENDPOINT = "replica"
 _FOLLOW_TIMEOUT_S = 3.0
 _STREAM_TIMEOUT_S = 30.0
 
@@ -51,13 +52,20 @@ class Failover:
     flipped_ns: int
 
 
+def place_of(node: str) -> str:
+    """Return the place that a node is in: its zone's, "a/db" or "r/db"."""
+    return f"{node.partition('-')[0]}/db"
+
+
 class Nodes:
     """The database half of a plant. Nodes are named by their zone, "r" is the second region's asynchronous replica.
 
+    Others may be added: "<zone>-<anything>". Each node is in a place of its zone: "a/db", "r/db".
     Verbs are idempotent and thread-safe, and raise LabError (impossible as things are) or TimedOut.
     """
 
     _network: Network
+    _make_node: Callable[[str], Node]
 
     def __init__(self, directory: Path, options: PlantOptions) -> None:
         self.directory = directory.absolute()
@@ -67,11 +75,14 @@ class Nodes:
         self.writer = options.zones[0]  # the node that the writer endpoint leads to
         self.dbname = template.DBNAME
         self.user = template.USER
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Node] = {}  # replaced, never changed: others walk through it meanwhile
+        self.upstream: dict[str, str] = dict.fromkeys([*self.pair[1:], REPLICA], self.primary)  # standby → its source
+        self._endpoints: dict[str, str] = {REPLICA_ENDPOINT: REPLICA}  # a client's link → the node that it leads to
         self._fenced: set[str] = set()
         self._roles = threading.RLock()  # changes of which node is what; use `_changing`
         self._closing = threading.Event()
         self._archive: Archive | None = None
+        self.history: History  # of the pair, once there is an archive
 
     def _report(self) -> None:
         """Called when processes have changed."""
@@ -101,7 +112,7 @@ class Nodes:
         return next((name for name in self.pair if name != self.primary), None)
 
     def streaming(self, node: str) -> bool:
-        """Return whether a node streams from the primary over a network that carries it."""
+        """Return whether a node streams from its source over a network that carries it."""
         return self._stream(node) is not None
 
     def in_sync(self) -> bool:
@@ -113,9 +124,9 @@ class Nodes:
         return sync_state == "sync" if self.options.sync_standby else lag_bytes < 65_536
 
     def lag_bytes(self, node: str) -> int | None:
-        """Return how much log the primary has that a standby has not; None if either does not answer."""
+        """Return how much log a standby's source has that it has not; None if either does not answer."""
         try:
-            ((here,),) = self._node(self.primary).query("select pg_current_wal_lsn()", timeout_s=1)
+            ((here,),) = self._node(self._source(node)).query("select pg_current_wal_lsn()", timeout_s=1)
             ((lag,),) = self._node(node).query(
                 f"select '{here}'::pg_lsn - greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())", timeout_s=1
             )
@@ -153,14 +164,26 @@ class Nodes:
             self.primary = to
             if self.writer == old:
                 self.flip_writer(to)
+            moved = [name for name, node in self._endpoints.items() if node == old]
+            self._endpoints.update(dict.fromkeys(moved, to))
+            self._lead(moved, to, reset=True)
             flipped_ns = clock.now_ns()
-            self._lead([f"stream@{name}" for name in self.nodes if name != to], to, reset=True)
+            del self.upstream[to]
+            followers = [old, *(name for name, source in self.upstream.items() if source == old)]
+            self.upstream.update(dict.fromkeys(followers, to))
+            self._lead([f"stream@{name}" for name in followers], to, reset=True)
             return Failover(started_ns, fenced_ns, promoted_ns, flipped_ns)
 
     def promote(self, node: str) -> None:
-        """Make a standby a primary and change nothing else; where a node of the pair takes over, use `failover`."""
+        """Make a standby a primary and change nothing else; where a node of the pair takes over, use `failover`.
+
+        From now on nothing rebuilds it or lets it follow, unless `replicate` asks for that.
+        """
         with self._changing():
-            self._node(node).promote()
+            there = self._node(node)
+            there.promote()
+            self.upstream.pop(node, None)
+            there.configure(primary_conninfo=None, synchronous_standby_names=None)
 
     def flip_writer(self, node: str) -> None:
         """Lead the writer endpoint to a node and reset its old connections, all at one instant."""
@@ -177,7 +200,7 @@ class Nodes:
             self._lead([f"monitor@{node}"], node, reset=False)
             # What a narrow or slow link still holds would have been in the dead machine's memory.
             streams = [f"stream@{name}" for name in self.nodes]
-            self._network.reset(s for s in streams if self._network.link(s).place == f"{node}/db")
+            self._network.reset(s for s in streams if self._network.link(s).place == place_of(node))
 
     def drop_standby(self) -> None:
         """Let the primary go on alone: commits wait for nobody until `rebuild_standby`."""
@@ -189,15 +212,28 @@ class Nodes:
 
         One that can still follow does; else it becomes a new copy. Raises LabError if it or the primary is cut off.
         """
+        self.replicate(node, self.primary)
+
+    def refollow(self, node: str) -> None:
+        """Let a standby follow its source again, as a new copy if need be. Raises LabError if it is none any more."""
         with self._changing():
-            if node == self.primary:
+            if node not in self.upstream:
+                raise LabError(f"{node} follows nobody: it was promoted")
+            self.replicate(node, self.upstream[node])
+
+    def replicate(self, node: str, source: str) -> None:
+        """As `rebuild_standby`, with any running node as the source."""
+        with self._changing():
+            if node == source:
                 raise LabError(f"{node} is the primary")
-            for place in (f"{node}/db", f"{self.primary}/db"):
+            for place in (place_of(node), place_of(source)):
                 if self._network.is_cut(place):
                     raise LabError(f"cannot rebuild {node}: {place} is cut off", hint=f"heal {place} first")
-            if self._node(node).role() is not NodeRole.STANDBY or node in self._fenced or not self._follows(node):
-                self._renew(node)
-            if node in self.pair:
+            self._node(source)
+            stays = self.upstream.get(node) == source and node not in self._fenced
+            if not stays or self._node(node).role() is not NodeRole.STANDBY or not self._follows(node):
+                self._renew(node, source)
+            if node in self.pair and source == self.primary:
                 self._demand_sync(self.primary)
                 clock.wait_until(
                     self.in_sync,
@@ -224,10 +260,22 @@ class Nodes:
             self._report()
 
     def restart_primary(self) -> None:
+        self.restart_node(self.primary)
+
+    def restart_node(self, name: str) -> None:
         with self._changing():
-            node = self._node(self.primary)
-            node.stop()
-            node.start()
+            self._node(name).stop()
+            self.start_node(name)
+
+    def stop_node(self, name: str) -> None:
+        """Stop one node cleanly: its links refuse."""
+        with self._changing():
+            self._node(name).stop()
+            self._lead_to_nodes()
+
+    def start_node(self, name: str) -> None:
+        with self._changing():
+            self._node(name).start()
             self._lead_to_nodes()
             self._report()
 
@@ -236,9 +284,93 @@ class Nodes:
         with self._changing():
             if node == self.primary:
                 raise LabError(f"{node} is the primary")
-            self._fenced.add(node)
-            self._node(node).wipe()
+            self._remove(node)
+
+    def remove_pair(self) -> None:
+        """Delete the pair's nodes and their data, the primary too; `make_pair` makes the first of them again."""
+        with self._changing():
+            for node in self.pair:
+                self._remove(node)
+
+    def make_pair(self, primary: str, source: str) -> None:
+        """Make a node of the removed pair a replica of any other node; once promoted it is the pair's primary."""
+        with self._changing():
+            if primary not in self.pair:
+                raise LabError(f"{primary} is no node of the pair", hint=f"it has {', '.join(self.pair)}")
+            self.primary = primary
+            self.replicate(primary, source)
+
+    def _remove(self, node: str) -> None:
+        self._fenced.add(node)
+        self._node(node).wipe()
+        self.upstream.pop(node, None)
+        self._lead_to_nodes()
+
+    # --- nodes and endpoints beyond the first -------------------------------------------------------------------------
+
+    def add_node(self, name: str) -> Node:
+        """Return a node with links and without data. What fills it is its maker's business; then `lead_to` it."""
+        with self._changing():
+            if name in self.nodes:
+                raise LabError(f"node {name} is there already")
+            node = self._make_node(name)
+            self._open_links(name)
+            self.nodes = {**self.nodes, name: node}
+            self._report()
+            return node
+
+    def drop_node(self, name: str) -> None:
+        """Delete a node that was added, with its data and its links; harmless if it is gone."""
+        with self._roles:
+            node = self.nodes.get(name)
+            if node is None:
+                return
+            node.wipe()
+            self.upstream.pop(name, None)
+            self._fenced.discard(name)
+            self.nodes = {other: there for other, there in self.nodes.items() if other != name}
+            for link in (f"monitor@{name}", f"stream@{name}"):
+                self._network.close(link)
             self._lead_to_nodes()
+            self._report()
+
+    def open_endpoint(self, name: str, node: str, *, port: int = 0) -> int:
+        """Open a link for clients that leads to a node, wherever it listens; return its port."""
+        with self._changing():
+            if name not in self._endpoints:
+                self._listen_for_clients(name, place_of(node), port)
+            self._endpoints[name] = node
+            self._lead([name], node, reset=True)
+            return self._network.link(name).port
+
+    def close_endpoint(self, name: str) -> None:
+        with self._roles:
+            if self._endpoints.pop(name, None) is not None:
+                self._network.close(name)
+
+    def lead_to(self, node: str) -> None:
+        """Lead all links of a node to where it listens now, and tell who cleans up that it is there."""
+        with self._changing():
+            self._fenced.discard(node)
+            self._lead_to_nodes()
+            self._report()
+
+    def _listen_for_clients(self, name: str, place: str, port: int) -> None:
+        try:
+            self._network.listen(name, source=OUTSIDE, place=place, target=None, port=port)
+        except LabError:
+            if not port:
+                raise
+            self._network.listen(name, source=OUTSIDE, place=place, target=None)  # somebody has it by now
+
+    def _open_links(self, name: str) -> None:
+        place = place_of(name)
+        source = place_of(self.upstream.get(name, self.primary))
+        self._network.listen(f"monitor@{name}", source=OUTSIDE, place=place, target=None)
+        self._network.listen(f"stream@{name}", source=place, place=source, target=None)
+
+    def _source(self, node: str) -> str:
+        return self.upstream.get(self._node(node).name, self.primary)
 
     def _node(self, name: str) -> Node:
         try:
@@ -247,12 +379,14 @@ class Nodes:
             raise LabError(f"no node {name} in this lab", hint=f"its nodes are {', '.join(self.nodes)}") from None
 
     def _stream(self, node: str) -> tuple[str, int] | None:
-        """Return (sync_state, lag in bytes) of a standby's stream, as the primary has it; None if it has none."""
+        """Return (sync_state, lag in bytes) of a standby's stream, as its source has it; None if it has none."""
+        if node not in self.upstream:
+            return None
         link = self._network.link(f"stream@{node}")
         if link.silent or self._network.is_cut(link.source) or self._network.is_cut(link.place):
             return None  # the primary itself would notice only after wal_sender_timeout
         try:
-            rows = self._node(self.primary).query(
+            rows = self._node(self._source(node)).query(
                 "select sync_state, coalesce(pg_current_wal_lsn() - flush_lsn, 0)::bigint from pg_stat_replication "  # noqa: S608
                 f"where state = 'streaming' and application_name = '{node}'",
                 timeout_s=1.0,
@@ -276,19 +410,19 @@ class Nodes:
     def _await_streaming(self, node: str) -> None:
         clock.wait_until(
             lambda: self.streaming(node),
-            f"{node} streams from {self.primary}",
+            f"{node} streams from {self._source(node)}",
             timeout_s=_STREAM_TIMEOUT_S,
             every_s=0.02,
             stop=self._closing,
         )
 
     def _follows(self, node: str) -> bool:
-        """Return whether a standby can follow the primary, now or within a moment.
+        """Return whether a standby can follow its source, now or within a moment.
 
         One that had received more than the promoted standby cannot: its log is of another history. It may stream for an
         instant even so, and is found out by its timeline.
         """
-        there, here = self._node(node), self._node(self.primary)
+        there, here = self._node(node), self._node(self._source(node))
 
         def follows() -> bool:
             try:
@@ -303,16 +437,15 @@ class Nodes:
             return False
         return True
 
-    def _renew(self, name: str) -> None:
+    def _renew(self, name: str, source: str) -> None:
         node = self._node(name)
-        node.clone(self._node(self.primary))
+        self.upstream[name] = source
+        node.clone(self._node(source))
         node.follow(self._network.link(f"stream@{name}").port)
         node.start()
         self._fenced.discard(name)
-        self._lead([f"stream@{name}"], self.primary, reset=True)
-        self._lead([f"monitor@{name}"], name, reset=True)
-        if name == REPLICA:
-            self._lead(["replica"], name, reset=True)
+        self._lead([f"stream@{name}"], source, reset=True)
+        self._lead([f"monitor@{name}", *self._endpoints_of(name)], name, reset=True)
         self._report()
         self._await_streaming(name)
 
@@ -325,21 +458,23 @@ class Nodes:
 
     def _lead_to_nodes(self) -> None:
         """Lead every link to where its node listens now."""
-        for name, node in self.nodes.items():
-            self._lead([f"monitor@{name}"], name, reset=False)
-            if name != self.primary:
-                self._lead([f"stream@{name}"], self.primary, reset=False)
-            if name == REPLICA:
-                self._lead(["replica"], node.name, reset=False)
+        for name in self.nodes:
+            self._lead([f"monitor@{name}", *self._endpoints_of(name)], name, reset=False)
+            if name in self.upstream:
+                self._lead([f"stream@{name}"], self.upstream[name], reset=False)
         self._lead(self._writer_links(), self.writer, reset=False)
+
+    def _endpoints_of(self, node: str) -> list[str]:
+        return [name for name, there in self._endpoints.items() if there == node]
 
     def _lead(self, links: Iterable[str], node: str, *, reset: bool) -> None:
         """Lead links to a node; where it does not run they refuse: somebody else may have its port by now."""
-        there = self.nodes[node]
-        self._network.lead(links, place=f"{node}/db", target=there.port if there.running else None, reset=reset)
+        there = self.nodes.get(node)
+        target = there.port if there is not None and there.running else None
+        self._network.lead(links, place=place_of(node), target=target, reset=reset)
 
     def _writer_links(self) -> list[str]:
-        return ["writer", *(f"writer@{zone}" for zone in self.options.zones)]
+        return ["writer", *(f"writer@{zone}" for zone in (*self.options.zones, REPLICA))]
 
     # --- archive ------------------------------------------------------------------------------------------------------
 
@@ -348,17 +483,35 @@ class Nodes:
         with self._changing():
             if self._archive is None:
                 self._archive = Archive(
-                    self.directory / "archive", endpoint_url=endpoint_url, region=region, bucket=bucket, prefix=prefix,
-                    reachable=lambda name: not self._network.is_cut(f"{name}/db"),
+                    self.directory / "archive", endpoint_url=endpoint_url, region=region, bucket=bucket,
+                    reachable=lambda name: not self._network.is_cut(place_of(name)),
                 )  # fmt: skip
-                for name in self.pair:
-                    self._archive.attach(self.nodes[name], timeout_s=self.options.archive_timeout_s)
+                self.history = self.begin_history(prefix, self.pair)
+
+    @property
+    def archives(self) -> bool:
+        """Whether there is an archive."""
+        return self._archive is not None
+
+    @property
+    def archive(self) -> Archive:
+        """Return the archive; raises LabError if the lab has none."""
+        if self._archive is None:
+            raise LabError("the lab has no archive", hint="start_archive comes first")
+        return self._archive
+
+    def begin_history(self, prefix: str, nodes: Iterable[str]) -> History:
+        """Let the nodes of one instance archive their log under a prefix of its own, whichever is the primary."""
+        there = [self._node(name) for name in nodes]
+        return self.archive.begin(prefix, there, timeout_s=self.options.archive_timeout_s)
 
     def base_backup(self) -> str:
         """Back the primary up into the bucket; return the tar's key when the log it needs is archived too."""
-        if self._archive is None:
-            raise LabError("the lab has no archive", hint="start_archive comes first")
-        with self._changing():
-            if self._network.is_cut(f"{self.primary}/db"):
-                raise LabError(f"cannot back up {self.primary}: it is cut off")
-            return self._archive.base_backup(self._node(self.primary))
+        return self.back_up(self.primary, None)
+
+    def back_up(self, node: str, history: History | None) -> str:
+        """As `base_backup`, of any primary (None: the pair's history). It fails if its node does meanwhile."""
+        archive = self.archive
+        if self._network.is_cut(place_of(node)):
+            raise LabError(f"cannot back up {node}: it is cut off")
+        return archive.base_backup(self._node(node), history or self.history)

@@ -18,8 +18,9 @@ from typing import Any
 from drkit.errors import LabError
 from drkit.lab import ports, template
 from drkit.lab.binaries import find
+from drkit.lab.front import Front
 from drkit.lab.helper import Helper
-from drkit.lab.nodes import REPLICA, Failover, Nodes, PlantOptions
+from drkit.lab.nodes import REPLICA, REPLICA_ENDPOINT, Failover, Nodes, PlantOptions
 from drkit.lab.postgres import Node, NodeRole, make_directory
 from drkit.lab.proxy import OUTSIDE, Network
 from drkit.lab.ward import sweep
@@ -56,13 +57,13 @@ class Plant(Nodes):
     """One lab's databases, instances, load balancer and network; nothing of it outlives `stop` or this process.
 
     Thread-safe, and every verb is idempotent. Verbs raise LabError (impossible as things are) or TimedOut.
-    Places are "<zone>/app", "<zone>/db" and "r/db".
+    Places are "<zone>/app", "<zone>/db", and of the second region "r/app" and "r/db"; of a load balancer see `front`.
     """
 
     def __init__(self, directory: Path, *, cache: Path | None = None, options: PlantOptions | None = None) -> None:
         super().__init__(directory, options or PlantOptions())
         zones = self.options.zones
-        self.places = frozenset(f"{z}/{role}" for z in zones for role in ("app", "db")) | {f"{REPLICA}/db"}
+        self.places = frozenset(f"{z}/{role}" for z in (*zones, REPLICA) for role in ("app", "db"))
         self._cache = cache
         self._instances: dict[str, _Instance] = {}
         self._lock = threading.RLock()  # changes of instances and of the footprint
@@ -89,20 +90,14 @@ class Plant(Nodes):
         self._logs.mkdir(parents=True, exist_ok=True)
         self._sockets = make_directory(binaries)
         names = [*self.pair, REPLICA]
-        for name in names:
-            self.nodes[name] = Node(
-                name,
-                self._data(name),
-                sockets=self._sockets,
-                log=self._logs / f"postgres-{name}.log",
-                binaries=binaries,
-            )
+        self.nodes = {name: self._make_node(name) for name in names}
         try:
             with ThreadPoolExecutor(max_workers=8) as pool:
                 copies = [pool.submit(self._copy, name) for name in names]
                 jobs = [pool.submit(start) for start in (self._start_network, self._start_balancer, self._start_ward)]
                 for job in (*jobs, *copies):
                     job.result()
+                self.service_url = self._front.open(self._network)
                 for name in names[1:]:
                     self.nodes[name].follow(self._network.link(f"stream@{name}").port)
                 self._demand_sync(self.primary)
@@ -122,13 +117,13 @@ class Plant(Nodes):
             self._archive.stop()
         with self._lock:
             instances, self._instances = list(self._instances.values()), {}
-        helpers = [getattr(self, name, None) for name in ("_balancer",)]
+        fronts = [self._front] if hasattr(self, "_front") else []
         with self._roles, ThreadPoolExecutor(max_workers=8) as pool:
             _all(
                 pool,
                 [
                     *(i.service.stop for i in instances),
-                    *(h.stop for h in helpers if h is not None),
+                    *(front.stop for front in fronts),
                     *(node.wipe for node in self.nodes.values()),
                 ],
             )
@@ -148,12 +143,11 @@ class Plant(Nodes):
     def footprint(self) -> dict[str, Any]:
         """Return, as JSON, what `sweep` needs to end all this if we cannot."""
         with self._lock:
-            helpers = [getattr(self, name, None) for name in ("_ward", "_balancer")]
+            helpers = [self._ward] if hasattr(self, "_ward") else []
+            helpers += self._front.helpers() if hasattr(self, "_front") else []
             helpers += [i.service for i in self._instances.values()]
             helpers += [self._network.helper] if hasattr(self, "_network") else []
-            processes = [
-                {"name": h.name, "pid": h.pid, "started": h.started} for h in helpers if h is not None and h.alive
-            ]
+            processes = [{"name": h.name, "pid": h.pid, "started": h.started} for h in helpers if h.alive]
         nodes = list(self.nodes.values())
         sockets = [str(self._sockets)] if hasattr(self, "_sockets") else []  # asked before it has begun to start
         return {
@@ -169,6 +163,10 @@ class Plant(Nodes):
             footprint["processes"] = [p for p in footprint["processes"] if p["pid"] != self._ward.pid]
             self._ward.ask(**footprint)
 
+    def _make_node(self, name: str) -> Node:
+        log = self._logs / f"postgres-{name}.log"
+        return Node(name, self._data(name), sockets=self._sockets, log=log, binaries=find())
+
     def _data(self, name: str) -> Path:
         return self.directory / f"data-{name}"
 
@@ -179,39 +177,33 @@ class Plant(Nodes):
         self._ward = Helper("drkit.lab.ward", {}, log=self._logs / "ward.log")
 
     def _start_balancer(self) -> None:
-        o = self.options
-        checks = {
-            "every_s": o.health_every_s,
-            "timeout_s": o.health_timeout_s,
-            "unhealthy_after": o.unhealthy_after,
-            "healthy_after": o.healthy_after,
-            "target_timeout_s": o.target_timeout_s,
-        }
-        self._balancer = Helper("drkit.lab.balancer", checks, log=self._logs / "balancer.log")
-        self.lb_url = f"http://{ports.HOST}:{self._balancer.ask(do='open')['port']}"
+        self._front = Front(self.options, self._logs, started=self._report)
+        self.lb_url = self._front.start()
 
     def _start_network(self) -> None:
         network = self._network = Network(self._logs / "relay.log")
         writer = f"{self.writer}/db"
         open_ = network.listen
         self.writer_endpoint = ports.HOST, open_("writer", source=OUTSIDE, place=writer, target=None)
-        self.replica_endpoint = ports.HOST, open_("replica", source=OUTSIDE, place=f"{REPLICA}/db", target=None)
+        self.replica_endpoint = ports.HOST, open_(REPLICA_ENDPOINT, source=OUTSIDE, place=f"{REPLICA}/db", target=None)
         self.zone_urls = {}
+        open_(f"writer@{REPLICA}", source=f"{REPLICA}/app", place=writer, target=None)
         for zone in self.options.zones:
             open_(f"writer@{zone}", source=f"{zone}/app", place=writer, target=None)
             port = open_(f"zone@{zone}", source=OUTSIDE, place=f"{zone}/app", target=None)
             network.shape(f"zone@{zone}", silent=True)
             self.zone_urls[zone] = f"http://{ports.HOST}:{port}"
         for name in self.nodes:
-            open_(f"monitor@{name}", source=OUTSIDE, place=f"{name}/db", target=None)
-            open_(f"stream@{name}", source=f"{name}/db", place=f"{self.primary}/db", target=None)
+            self._open_links(name)
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
     def start_instance(self, instance_id: str, zone: str) -> int:
         """Start the service of one instance, new or stopped; return the port by which the network leads to it."""
-        if zone not in self.options.zones:
-            raise LabError(f"no zone {zone} in this lab", hint=f"its zones are {', '.join(self.options.zones)}")
+        if f"{zone}/app" not in self.places:
+            raise LabError(
+                f"no zone {zone} in this lab", hint=f"its zones are {', '.join(self.options.zones)}, {REPLICA}"
+            )
         with self._lock:
             turn = self._starting.setdefault(instance_id, threading.Lock())
         with turn:
@@ -272,7 +264,9 @@ class Plant(Nodes):
             return {name: i.zone for name, i in self._instances.items() if i.service.alive}
 
     def _point_zone(self, zone: str) -> None:
-        """Lead the zone's own URL to a living instance in it."""
+        """Lead the zone's own URL, if it has one, to a living instance in it."""
+        if zone not in self.zone_urls:
+            return
         link, place = f"zone@{zone}", f"{zone}/app"
         here = [i for i in self._instances.values() if i.zone == zone]
         living = [i.service.hello["port"] for i in here if i.service.alive]
@@ -287,19 +281,27 @@ class Plant(Nodes):
     # --- load balancer ------------------------------------------------------------------------------------------------
 
     def register_target(self, instance_id: str) -> None:
-        """Let the load balancer check an instance and, once it is well, send it requests."""
+        """Let its side's load balancer check an instance and, once it is well, send it requests."""
         with self._lock:
             instance = self._instances.get(instance_id)
         if instance is None:
             raise LabError(f"no instance {instance_id} in this lab")
-        self._balancer.ask(do="register", id=instance_id, port=instance.port)
+        self._front.register(instance_id, instance.port, instance.zone)
 
     def deregister_target(self, instance_id: str) -> None:
-        self._balancer.ask(do="deregister", id=instance_id)
+        self._front.deregister(instance_id)
+
+    def lead_service(self, side: str) -> None:
+        """Lead the public endpoint to the load balancer of a side ("1", "r"); its old connections are reset."""
+        self._front.lead(side)
+
+    def shift_away(self, side: str, zone: str | None) -> None:
+        """Let a side's load balancer send no new request to a zone; None: to every zone again."""
+        self._front.shift(side, zone)
 
     def target_health(self) -> dict[str, TargetHealth]:
         """Return each registered target's health by instance id."""
-        told = self._balancer.ask(do="health")["targets"]
+        told = self._front.health()
         with self._lock:
             zones = {name: instance.zone for name, instance in self._instances.items()}
         return {
@@ -312,9 +314,11 @@ class Plant(Nodes):
     def cut(self, place: str) -> None:
         """Make a place unreachable: everything to it and from it vanishes, nothing is closed."""
         self._network.cut(self._place(place))
+        self._front.follow_cuts()
 
     def heal(self, place: str) -> None:
         self._network.heal(self._place(place))
+        self._front.follow_cuts()
 
     def is_cut(self, place: str) -> bool:
         return self._network.is_cut(self._place(place))

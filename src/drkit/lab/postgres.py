@@ -60,21 +60,21 @@ class Node:
         """Whether the server's first process exists (it may be suspended)."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Start, and return when it answers; harmless if it runs. Raises LabError with the log's end."""
         with self._lock:
             if self.running:
                 return
             for _ in range(_PORT_TRIES):
                 self.port = self.port or ports.free()
-                if self._launch():
+                if self._launch(timeout_s):
                     # After a crash recovery archive_timeout is ignored until the checkpointer wakes; this wakes it.
                     self.query("select pg_reload_conf()", timeout_s=10)
                     return
                 self.port = 0  # taken by somebody between our look and the server's
             raise LabError(f"PostgreSQL {self.name} finds no free port", hint=f"see {self.log}")
 
-    def _launch(self) -> bool:
+    def _launch(self, timeout_s: float) -> bool:
         """Return whether the server came up; False if its port was taken; raises LabError for anything else."""
         command = self.binaries.command("postgres", "-D", self.data, "-p", str(self.port), "-k", self.sockets)
         said_before = self.log.stat().st_size if self.log.exists() else 0
@@ -84,18 +84,16 @@ class Node:
                 start_new_session=True, **self.binaries.popen,
             )  # fmt: skip
         self.started = psutil.Process(self._process.pid).create_time()
-        deadline_ns = clock.now_ns() + int(_START_TIMEOUT_S * clock.NS_PER_S)
+        deadline_ns = clock.now_ns() + int(timeout_s * clock.NS_PER_S)
         while not self._answers():
             if self._process.poll() is not None:
                 said = self.log.read_bytes()[said_before:].decode(errors="replace")
                 if "could not bind" in said or "Address already in use" in said:
                     return False
-                raise LabError(f"PostgreSQL {self.name} did not start: {said.strip()[-600:]}", hint=f"see {self.log}")
+                raise LabError(f"PostgreSQL {self.name} did not start: {said.strip()[-1000:]}", hint=f"see {self.log}")
             if clock.now_ns() > deadline_ns:
                 self.kill()
-                raise LabError(
-                    f"PostgreSQL {self.name} did not start in {_START_TIMEOUT_S:g} s", hint=f"see {self.log}"
-                )
+                raise LabError(f"PostgreSQL {self.name} did not start in {timeout_s:g} s", hint=f"see {self.log}")
             clock.sleep_s(0.01)
         return True
 
@@ -181,6 +179,8 @@ class Node:
                 self.query("select pg_reload_conf()", timeout_s=10)
 
     def _write_settings(self) -> None:
+        if not self.data.is_dir():
+            return  # a copy to come gets them
         lines = [f"{key} = '{_quoted(value)}'\n" for key, value in self._settings.items()]
         (self.data / "postgresql.auto.conf").write_text("".join(lines))
 

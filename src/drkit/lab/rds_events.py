@@ -45,13 +45,30 @@ STANDBY_RESTORED = Kind("RDS-EVENT-0051", "availability", "Multi-AZ activation c
 PROMOTED = Kind("RDS-EVENT-0057", "read replica", "Replication for the Read Replica terminated: it was promoted")
 
 
+RESTORED_TO_TIME = Kind("RDS-EVENT-0019", "restoration", "DB instance restored to a point in time")
+RESTORED_FROM_SNAPSHOT = Kind("RDS-EVENT-0043", "restoration", "DB instance restored from a snapshot")
+RESTORE_FAILED = Kind("RDS-EVENT-0031", "failure", "The restore failed.")
+SNAPSHOT_STARTED = Kind("RDS-EVENT-0040", "creation", "Creating manual snapshot")
+SNAPSHOT_MADE = Kind("RDS-EVENT-0042", "creation", "Manual snapshot created")
+SNAPSHOT_DELETED = Kind("RDS-EVENT-0041", "deletion", "Deleted user snapshot")
+COPY_STARTED = Kind("RDS-EVENT-0059", "notification", "Started copy of a snapshot")
+COPIED = Kind("RDS-EVENT-0060", "notification", "Finished copy of a snapshot")
+
+
+def replication(status: str) -> list[dict[str, Any]]:
+    """Return a replica's StatusInfos: "replicating", "error" or, when its source is gone, "terminated"."""
+    follows = status == "replicating"
+    message = "" if follows else "the replica does not stream from its source"
+    return [{"StatusType": "read replication", "Normal": follows, "Status": status, "Message": message}]
+
+
 class Event:
     """One entry of DescribeEvents, with the attributes that moto's serialiser looks for."""
 
     def __init__(self, kind: Kind, record: Any, message: str, date: datetime) -> None:
         self.event_id = kind.id
         self.source_identifier = record.resource_id
-        self.source_type = "db-instance"
+        self.source_type = record.event_source_type
         self.source_arn = record.arn
         self.message = message or kind.message
         self.event_categories = [kind.category]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 from drkit import clock
 from drkit.errors import DrkitError
 from drkit.lab import rds_events
-from drkit.lab.database import AVAILABLE, Databases
+from drkit.lab.database import AVAILABLE, Databases, Key
+from drkit.lab.nodes import place_of
 
 log = logging.getLogger("drkit.lab.rds_monitor")
 
@@ -36,11 +38,11 @@ class Monitor:
             for name, look in (("rds-primary", self._look_at_primary), ("rds-standby", self._look_at_standby))
         ]
         self._standby_misses = 0
-        self._replica_misses = 0
+        self._replica_misses: dict[Key, int] = {}
         self._reachable_since_ns: int | None = None
 
     def start(self) -> None:
-        self._look_at_replica()  # whoever asks first is told whether it replicates
+        self._look_at_replicas()  # whoever asks first is told whether it replicates
         for thread in self._threads:
             thread.start()
 
@@ -64,7 +66,7 @@ class Monitor:
 
     def _idle(self) -> bool:  # no property: it changes between two looks
         pair = self._db.pair
-        return pair is not None and pair.status == AVAILABLE
+        return pair is not None and pair.status == AVAILABLE and not pair.is_replica
 
     def _look_at_primary(self) -> None:
         if not self._idle():
@@ -91,7 +93,9 @@ class Monitor:
         self._db.on_writer_moved()
 
     def _look_at_standby(self) -> None:
-        self._look_at_replica()
+        for chore in self._db.chores:
+            chore()
+        self._look_at_replicas()
         standby = self._db.standby
         pair = self._db.pair
         if not self._idle() or standby is None or not pair.multi_az or self._primary_misses:
@@ -134,34 +138,38 @@ class Monitor:
             self._db.note(self._db.pair, rds_events.STANDBY_RESTORED)
             self._db.show_redundancy(self._db.plant.in_sync())
 
-    def _look_at_replica(self) -> None:
-        """Tell whether the replica follows; after a failover that left it on another history, copy it anew.
+    def _look_at_replicas(self) -> None:
+        for key in list(self._db.nodes):
+            record = self._db.record(*key)
+            if record is not None and record.is_replica and record.status == AVAILABLE and self._db.served(record):
+                self._look_at_replica(key, record)
+
+    def _look_at_replica(self, key: Key, replica: Any) -> None:
+        """Tell whether a replica follows; after a failover that left it on another history, copy it anew.
 
         RDS replicates below the database between the pair, so there a replica survives every failover. Here it may have
         received more than the standby had.
         """
-        db = self._db
-        replica = db.replica
-        if replica is None or not replica.is_replica or replica.status != AVAILABLE:
+        db, source, node = self._db, self._db.source_of(replica), self._db.primary_of(replica)
+        from_node = db.primary_of(source) if db.served(source) else None
+        if node is None or from_node is None:
+            self._tell(replica, "terminated")  # its source was deleted
             return
-        streams = db.plant.streaming("r")
-        cut = any(db.plant.is_cut(f"{node}/db") for node in ("r", db.plant.primary))
-        self._replica_misses = 0 if streams or cut else self._replica_misses + 1
-        if self._replica_misses >= REPLICA_MISSES:
-            db.replica_follows = False
+        streams = db.plant.streaming(node)
+        cut = any(db.plant.is_cut(place_of(there)) for there in (node, from_node))
+        self._replica_misses[key] = 0 if streams or cut else self._replica_misses.get(key, 0) + 1
+        if self._replica_misses[key] >= REPLICA_MISSES:
+            db.astray.add(key)
         # One on another history streams for an instant too: after a failover only a closer look counts.
-        pair_comes_first = db.standby is not None and db.standby_lost
-        if not db.replica_follows and not pair_comes_first and not cut and self._idle():
-            db.plant.rebuild_standby("r")  # asks first whether it can follow
-            db.replica_follows, self._replica_misses = True, 0
-            streams = db.plant.streaming("r")
-        follows = streams and db.replica_follows
-        with db.cloud.lock:
-            replica.status_infos = [
-                {
-                    "StatusType": "read replication",
-                    "Normal": follows,
-                    "Status": "replicating" if follows else "error",
-                    "Message": "" if follows else "the replica does not stream from its source",
-                }
-            ]
+        pair_comes_first = source is db.pair and db.standby is not None and db.standby_lost and source.multi_az
+        if key in db.astray and not pair_comes_first and not cut and source.status == AVAILABLE:
+            db.plant.refollow(node)  # asks first whether it can follow, and refuses if it was promoted meanwhile
+            db.astray.discard(key)
+            self._replica_misses[key] = 0
+            streams = db.plant.streaming(node)
+        self._tell(replica, "replicating" if streams and key not in db.astray else "error")
+
+    def _tell(self, replica: Any, status: str) -> None:
+        with self._db.cloud.lock:
+            if replica.is_replica:  # it may have been promoted while we looked
+                replica.status_infos = rds_events.replication(status)

@@ -26,14 +26,21 @@ from drkit import clock, targets
 from drkit.errors import DrkitError, LabError
 from drkit.lab import bootstrap, moto_patches
 from drkit.lab.autoscaling import Controller
-from drkit.lab.bootstrap import INSTANCE_ID, RECORD, RECOVERY_REGION, REGION, REPLICA_ID
+from drkit.lab.backups import Backups
+from drkit.lab.bootstrap import INSTANCE_ID, RECORD, RECOVERY_REGION, REGION, REPLICA_ID, SECRET, SERVICE_RECORD
+from drkit.lab.calls import CallLog
 from drkit.lab.cloud import ACCOUNT_ID, Cloud
 from drkit.lab.compute import Compute
 from drkit.lab.database import Databases
-from drkit.lab.dns import WriterRecord
+from drkit.lab.dns import ServiceRecord, WriterRecord
+from drkit.lab.front import FIRST
+from drkit.lab.nodes import REPLICA
 from drkit.lab.options import LabOptions, LabPart
 from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions
+from drkit.lab.ports import HOST
 from drkit.lab.rds_monitor import Monitor, MonitorSettings
+from drkit.lab.verbs import Verbs
+from drkit.lab.zonal_shift import ZonalShifts
 from drkit.targets import (
     AwsAccess,
     ComputeTarget,
@@ -123,16 +130,21 @@ class Supervisor:
             self._tell(doing="starting PostgreSQL and the AWS APIs")
             account = side.submit(self._make_account)
             self.plant.start()
-            client, network, service = account.result()
+            client, network, services = account.result()
         self._tell(doing="making the database and the instances")
-        databases, record, zone_id = self._make_database(client, network)
-        compute = Compute(self.cloud, self.plant, REGION)
+        databases, record, zone_id = self._make_database(client, network, services)
+        hosts = {service.host: side for service, side in zip(services, (FIRST, REPLICA), strict=True)}
+        public = ServiceRecord(self.cloud, self.plant, hosts, zone_id=zone_id, name=SERVICE_RECORD)
+        compute = Compute(self.cloud, self.plant, (REGION, RECOVERY_REGION))
         for (region, subnet), place in network.places.items():
             compute.adopt(region, subnet, place)
         moto_patches.report_target_health(compute.health)
-        controller = Controller(
-            self.cloud, compute, REGION, replace_after_s=self.options.replace_after_s / self.speed, speed=self.speed
-        )
+        replace_after_s = self.options.replace_after_s / self.speed
+        controllers = [
+            Controller(self.cloud, compute, region, replace_after_s=replace_after_s, speed=self.speed)
+            for region in (REGION, RECOVERY_REGION)
+        ]
+        shifts = ZonalShifts(self.cloud, self.plant, services)
         monitor = Monitor(
             databases,
             MonitorSettings(
@@ -141,13 +153,25 @@ class Supervisor:
                 rebuild_after_s=self.options.rebuild_after_s / self.speed,
             ),
         )
-        self.cloud.after += [compute.follow, databases.follow, record.follow]
-        self._stoppers = [controller.stop, monitor.stop, databases.stop, compute.stop, *self._stoppers]
-        databases.start()
-        controller.tick()
-        controller.start()
+        backups = Backups(databases, endpoint_url=self.cloud.url)
+        databases.chores.append(backups.the_writer_archives)
+        moto_patches.report_backups(backups.latest_restorable_time, backups.source_record)
+        verbs = Verbs(databases, backups)
+        self.cloud.after += [compute.follow, verbs.follow, backups.follow, record.follow, public.follow]
+        self._stoppers = [
+            shifts.stop,
+            *(c.stop for c in controllers),
+            monitor.stop,
+            backups.stop,
+            databases.stop,
+            compute.stop,
+            *self._stoppers,
+        ]
+        controllers[0].tick()
+        for controller in controllers:
+            controller.start()
         with ThreadPoolExecutor(1) as side:
-            backup = side.submit(self._archive)
+            backup = side.submit(self._archive, databases, backups)
             self._tell(doing="waiting until everything is healthy")
             clock.wait_until(
                 self._whole, "every part of the lab is healthy", timeout_s=READY_TIMEOUT_S, every_s=0.1, stop=self._over
@@ -159,7 +183,8 @@ class Supervisor:
                 self.plant.degrade_link(node, delay_s=self.options.standby_delay_s)
         databases.show_redundancy(self.plant.in_sync())
         monitor.start()
-        write(self.target_file, targets.dump(self._target(network, service, zone_id)))
+        self.cloud.calls = CallLog(self.directory / "calls.jsonl")
+        write(self.target_file, targets.dump(self._target(network, services, zone_id)))
         gc.freeze()
         gc.enable()
         self._tell(
@@ -170,19 +195,28 @@ class Supervisor:
             footprint=self.plant.footprint(),
         )
 
-    def _make_account(self) -> tuple[bootstrap.ClientOf, bootstrap.Network, bootstrap.Service]:
+    def _make_account(self) -> tuple[bootstrap.ClientOf, bootstrap.Network, list[bootstrap.Service]]:
         self.cloud.start()
         moto_patches.apply()
         client = bootstrap.client_factory(self.cloud.url)
         network = bootstrap.make_network(client, self.plant.options.zones)
-        service = bootstrap.make_service(
-            client, network, instances=self.options.instances, grace_s=max(1, round(self.options.grace_s))
-        )
+        wanted = self.options.instances
+        services = [
+            bootstrap.make_service(
+                client,
+                network,
+                region=region,
+                instances=instances,
+                at_most=3 * wanted,
+                grace_s=max(1, round(self.options.grace_s)),
+            )
+            for region, instances in ((REGION, wanted), (RECOVERY_REGION, 0))
+        ]
         bootstrap.make_bucket(client)
-        return client, network, service
+        return client, network, services
 
     def _make_database(
-        self, client: bootstrap.ClientOf, network: bootstrap.Network
+        self, client: bootstrap.ClientOf, network: bootstrap.Network, services: list[bootstrap.Service]
     ) -> tuple[Databases, WriterRecord, str]:
         first, second, *_ = self.plant.options.zones
         bootstrap.make_database(
@@ -202,17 +236,23 @@ class Supervisor:
             replica_id=REPLICA_ID,
         )
         databases.replica.status = "available"
-        zone_id = bootstrap.make_record(client, databases.pair.address)
+        databases.show_endpoint(databases.pair)
+        databases.show_endpoint(databases.replica)
+        host, port = databases.pair.address, databases.pair.port
+        bootstrap.make_secret(client, host=host, port=port, user=self.plant.user, dbname=self.plant.dbname)
+        zone_id = bootstrap.make_records(client, {RECORD: host, SERVICE_RECORD: services[0].host})
         record = WriterRecord(self.cloud, self.plant, databases, zone_id=zone_id, name=RECORD)
         databases.on_writer_moved = record.follow_record
         return databases, record, zone_id
 
-    def _archive(self) -> None:
+    def _archive(self, databases: Databases, backups: Backups) -> None:
         if self.options.archive:
             self.plant.start_archive(endpoint_url=self.cloud.url, region=RECOVERY_REGION, bucket=bootstrap.BUCKET)
+            backups.adopt(databases.pair, self.plant.history)
             log.info("base backup: %s", self.plant.base_backup())
 
-    def _target(self, network: bootstrap.Network, service: bootstrap.Service, zone_id: str) -> Target:
+    def _target(self, network: bootstrap.Network, services: list[bootstrap.Service], zone_id: str) -> Target:
+        service, recovery = services
         zones = self.plant.options.zones
         host, port = self.plant.writer_endpoint
         replica_host, replica_port = self.plant.replica_endpoint
@@ -225,8 +265,12 @@ class Supervisor:
             recovery_region=RECOVERY_REGION,
             aws=AwsAccess(endpoint_url=self.cloud.url),
             service=ServiceTarget(
-                url=self.plant.lb_url,
+                url=self.plant.service_url,
                 zone_urls={f"{REGION}{zone}": url for zone, url in self.plant.zone_urls.items()},
+                dns_record=SERVICE_RECORD,
+                hosted_zone_id=zone_id,
+                host=service.host,
+                recovery_host=recovery.host,
             ),
             database=DatabaseTarget(
                 instance_id=INSTANCE_ID,
@@ -240,9 +284,17 @@ class Supervisor:
                 dns_record=RECORD,
                 hosted_zone_id=zone_id,
                 sslmode="disable",
+                secret_id=SECRET,
             ),
-            compute=ComputeTarget(asg_name=service.asg_name, target_group_arn=service.target_group_arn),
+            compute=ComputeTarget(
+                asg_name=service.asg_name,
+                target_group_arn=service.target_group_arn,
+                load_balancer_arn=service.load_balancer_arn,
+                recovery_asg_name=recovery.asg_name,
+                recovery_target_group_arn=recovery.target_group_arn,
+            ),
             network=NetworkTarget(vpc_id=network.vpc_id, recovery_vpc_id=network.recovery_vpc_id),
+            hosts={"*.rds.amazonaws.com": HOST},  # instances' endpoints, as their records and the secret name them
             lab=LabInfo(
                 directory=str(self.directory),
                 speed=self.speed,
@@ -272,7 +324,8 @@ class Supervisor:
             role = node.role()
             follows = role is NodeRole.PRIMARY or (role is NodeRole.STANDBY and self.plant.streaming(name))
             pid = processes.pop(f"postgres {name}", {}).get("pid")
-            zone = RECOVERY_REGION if name == "r" else f"{REGION}{name}"
+            letter = name.partition("-")[0]
+            zone = RECOVERY_REGION if letter == "r" else f"{REGION}{letter}"
             parts.append(
                 LabPart(name=f"database {name}", ok=follows, pid=pid, port=node.port, role=role.value, zone=zone)
             )
@@ -286,7 +339,7 @@ class Supervisor:
                     pid=processes.pop(instance_id, {}).get("pid"),
                     port=seen.port if seen else None,
                     role=seen.state.value if seen else "not registered",
-                    zone=f"{REGION}{zone}",
+                    zone=f"{RECOVERY_REGION}a" if zone == REPLICA else f"{REGION}{zone}",
                 )
             )
         parts += [LabPart(name=name, ok=psutil.pid_exists(p["pid"]), pid=p["pid"]) for name, p in processes.items()]
@@ -294,7 +347,7 @@ class Supervisor:
 
     def _whole(self) -> bool:
         return (
-            len(self.plant.instances()) == self.options.instances
+            sum(zone != REPLICA for zone in self.plant.instances().values()) == self.options.instances
             and all(part.ok for part in self.parts())
             and (not self.options.multi_az or self.plant.in_sync())
         )

@@ -25,15 +25,15 @@ def gather(
 
     recovery: ask only what a recovery depends on, in the region that recovers; the first one may be gone.
     """
-    from drkit.targets.aws.claims import Claims, home_region
     from drkit.targets.aws.alarms import firing
+    from drkit.targets.aws.claims import Claims, home_region
     from drkit.targets.aws.parameters import Parameters
 
     if recovery:
         return Facts(
             target=target.name,
             account_id=target.account_id,
-            caller_account_id=Account(target).caller(home_region(target)).account_id,
+            caller_account_id=Account(target, home_region(target)).caller().account_id,
             regions=tuple(r for r in (target.region, target.recovery_region) if r),
             loopback=is_loopback(target),
             now=clock.wall_utc(),

@@ -138,12 +138,36 @@ def accepts_writes(target: Target, *, at: Endpoint | None = None, timeout_s: flo
     return "01000" not in warnings
 
 
+def positions(target: Target, writer: Endpoint, follower: Endpoint) -> tuple[int, int]:
+    """Return up to which byte of its log a writer has written and a follower has received. Raises TargetError."""
+    with connect(target, at=writer) as connection:
+        written = connection.execute("select (pg_current_wal_lsn() - '0/0')::bigint").fetchone()
+    with connect(target, at=follower) as connection:
+        received = connection.execute(
+            "select (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0')::bigint"
+        ).fetchone()
+    assert written is not None
+    assert received is not None
+    return int(written[0]), int(received[0] or 0)
+
+
+def lsn_text(position: int) -> str:
+    """Return a position in the log as PostgreSQL writes it: "0/1A2B3C4"."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
 @contextmanager
 def connect(
-    target: Target, *, replica: bool = False, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S
+    target: Target,
+    *,
+    replica: bool = False,
+    at: Endpoint | None = None,
+    timeout_s: float = TIMEOUT_S,
+    insist: bool = False,
 ) -> Iterator[Connection]:
     """Give a fresh autocommit connection to the writer endpoint (or the replica's, or `at` one) for short questions.
 
+    insist: transactions may write even where the database says read-only by default.
     Raises TargetError, with the SQLSTATE as its code where there is one, for anything that goes wrong in it; all of the
     questions together may take timeout_s, then the socket is shut, whatever the server does.
     """
@@ -160,7 +184,10 @@ def connect(
     where = f"{database.dbname} at {host}:{port}"
     watchdog: threading.Timer | None = None
     try:
-        connection = psycopg.connect(**_parameters(target, database, host, port, timeout_s), autocommit=True)
+        parameters = _parameters(target, database, host, port, timeout_s)
+        if insist:
+            parameters["options"] += " -c default_transaction_read_only=off"
+        connection = psycopg.connect(**parameters, autocommit=True)
         watchdog = threading.Timer(timeout_s, _shut, [connection])
         watchdog.daemon = True
         watchdog.start()
@@ -213,14 +240,28 @@ def password_of(target: Target, database: DatabaseTarget) -> str | None:
     if not arn:
         return None
     if arn not in _SECRETS:
-        from drkit.targets.aws.account import Account
-
-        text = Account(target).client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+        text = _secret_text(target, arn)
         try:
             _SECRETS[arn] = str(json.loads(text)["password"])  # as RDS keeps it: {"username": …, "password": …}
         except (ValueError, TypeError, KeyError):
             _SECRETS[arn] = str(text)
     return _SECRETS[arn]
+
+
+def _secret_text(target: Target, arn: str) -> str:
+    """Return what a secret holds; of one in a region that does not answer, what its replica in the other one holds."""
+    from drkit.targets.aws.account import Account
+
+    region = arn.split(":")[3] if arn.startswith("arn:") else target.region
+    try:
+        answer = Account(target, region).client("secretsmanager").get_secret_value(SecretId=arn)
+    except TargetError:
+        other = target.recovery_region if region == target.region else target.region
+        if not other:
+            raise
+        there = arn.replace(f":{region}:", f":{other}:", 1)
+        answer = Account(target, other).client("secretsmanager").get_secret_value(SecretId=there)
+    return str(answer["SecretString"])
 
 
 def _database(target: Target) -> DatabaseTarget:

@@ -25,7 +25,7 @@ class Claims:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._ssm = Account(target).client("ssm", home_region(target))
+        self._ssm = Account(target, home_region(target)).client("ssm")
         self._name = f"{ROOT}/{_key(target)}"
 
     def holder(self) -> Claim | None:

@@ -11,7 +11,7 @@ from drkit.errors import Refused, TargetError
 from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
-from drkit.targets.aws.account import RUN_TAG, Account, named
+from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.rds import (
     ACCEPTED_TIMEOUT_S,
     NOT_FOUND,
@@ -35,6 +35,7 @@ IAM_PROMOTE = (
     "rds:AddTagsToResource", "rds:CreateDBInstanceReadReplica", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
     "rds:PromoteReadReplica",
 )  # fmt: skip
+IAM_MULTI_AZ = ("rds:DescribeDBInstances", "rds:ModifyDBInstance")
 MOVING = {"rebooting", "failing-over"}
 
 
@@ -49,6 +50,11 @@ class Database:
     def instance(self, instance_id: str) -> DbInstance:
         """Return an instance as it is now; TargetError (code DBInstanceNotFound) if there is none."""
         return instance_of(self._account, self._described(instance_id))
+
+    def instance_ids(self) -> tuple[str, ...]:
+        """Return the identifiers of all instances of the region, in order."""
+        pages = self._rds.get_paginator("describe_db_instances").paginate()
+        return tuple(sorted(d["DBInstanceIdentifier"] for page in pages for d in page["DBInstances"]))
 
     def exists(self, instance_id: str) -> bool:
         try:
@@ -170,6 +176,48 @@ class Database:
         self._rds.start_db_instance(DBInstanceIdentifier=instance_id)
         return True
 
+    # --- Multi-AZ ---
+
+    def plan_make_multi_az(self, instance_id: str) -> tuple[Effect, ...]:
+        """Return what giving an instance a standby would do; nothing if it has one."""
+        found = self._described(instance_id)
+        now = instance_of(self._account, found)
+        if _is_or_will_be_multi_az(found):
+            return ()
+        return (
+            Effect(
+                call="rds:ModifyDBInstance",
+                resource=instance_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"give {instance_id} a standby in another zone (Multi-AZ)",
+                undo=f"take the standby of {instance_id} away again",
+                iam=IAM_MULTI_AZ,
+                consented=now.consented,
+            ),
+        )
+
+    def make_multi_az(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
+        """Give an instance a standby; return whether it was asked for (False: it has or is getting one).
+
+        It is done when `instance(...).redundant`. Raises Refused without consent.
+        """
+        named(instance_id, "database")
+        self._account.may_break(permit)
+        found = self._described(instance_id)
+        self._account.must_consent(instance_id, tags_of(found.get("TagList")), permit)
+        if _is_or_will_be_multi_az(found):
+            return False
+        undo.will("make_single_az", region=self._region, aws_region=self._region, instance_id=instance_id)
+        permit.check()
+        try:
+            self._rds.modify_db_instance(DBInstanceIdentifier=instance_id, MultiAZ=True, ApplyImmediately=True)
+        except TargetError as e:
+            after = self._described(instance_id)
+            if e.code not in NOT_NOW or not _is_or_will_be_multi_az(after):
+                raise
+        return True
+
     # --- the replica ---
 
     def plan_promote_replica(self, replica_id: str) -> tuple[Effect, ...]:
@@ -227,6 +275,10 @@ class Database:
 
     def _described(self, instance_id: str) -> DBInstanceTypeDef:
         return described(self._account, self._region, instance_id)
+
+
+def _is_or_will_be_multi_az(found: Any) -> bool:
+    return bool(found.get("PendingModifiedValues", {}).get("MultiAZ", found.get("MultiAZ", False)))
 
 
 @undo_journal.verb("leave_failed_over")
@@ -294,3 +346,30 @@ def recreate_replica(
         created, f"{replica_id} can be made again", timeout_s=ACCEPTED_TIMEOUT_S, every_s=asking_every_s(target)
     )
     return f"making {replica_id} again as a replica of {settings['SourceDBInstanceIdentifier']}"
+
+
+@undo_journal.verb("make_single_az")
+def make_single_az(target: Target, *, aws_region: str, instance_id: str) -> str:
+    """Take the standby of an instance away again, as soon as RDS takes orders about it."""
+    account = Account(target, aws_region)
+    account.assert_account()
+    rds = account.client("rds")
+
+    def accepted() -> bool:
+        if not _is_or_will_be_multi_az(described(account, aws_region, instance_id)):
+            return True
+        try:
+            rds.modify_db_instance(DBInstanceIdentifier=instance_id, MultiAZ=False, ApplyImmediately=True)
+        except TargetError as e:
+            if e.code not in NOT_NOW:
+                raise
+            return False
+        return True
+
+    clock.wait_until(
+        accepted,
+        f"RDS takes the standby of {instance_id} away",
+        timeout_s=ACCEPTED_TIMEOUT_S,
+        every_s=asking_every_s(target),
+    )
+    return f"{instance_id} has one zone again"

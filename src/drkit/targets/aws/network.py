@@ -1,15 +1,11 @@
 """The network of a zone: subnets, cut off by a network ACL that allows nothing, and given their own ACL back.
 
-A fence is the same cut for another purpose: an old writer must reach nobody while another one has its place, so it is
-lifted only when there cannot be two of them.
-
 A network ACL is stateless, so connections that are already open are cut too: packets vanish, nothing is closed. It does
 not act between two addresses of the same subnet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,19 +16,20 @@ from drkit.guard import Permit
 from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
-from drkit.targets.aws.rds import PROMOTING, instance_or_none
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import NetworkAclTypeDef, SubnetTypeDef
+    from mypy_boto3_ec2.type_defs import NetworkAclTypeDef
 
 IAM_ISOLATE = (
     "ec2:CreateNetworkAcl", "ec2:CreateTags", "ec2:DeleteNetworkAcl", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets",
     "ec2:ReplaceNetworkAclAssociation",
 )  # fmt: skip
-IAM_FENCE = (*IAM_ISOLATE, "rds:DescribeDBInstances")
-ACL_TAG = "drkit:acl:"  # and a subnet's id, on the ACL that fences it: which ACL the subnet had
+
+
+# And a subnet's id, on the ACL that cuts it: which ACL the subnet had.
+CUT_TAG, FENCE_TAG = "drkit:cut:", "drkit:acl:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,8 @@ class Association:
     association_id: str
     acl_id: str
     acl_run: str  # the run that made this ACL to cut the subnet; "" for an ordinary one
+    had: str = ""  # the ordinary one that the subnet had before
+    fenced: bool = False  # it is a fence: it stays while there is another writer
 
 
 class Subnets:
@@ -90,8 +89,12 @@ class Subnets:
         for acl in acls:
             for a in acl.get("Associations", []):
                 if a["SubnetId"] == subnet_id:
-                    run = tags_of(acl.get("Tags")).get(RUN_TAG, "")
-                    return Association(a["NetworkAclAssociationId"], acl["NetworkAclId"], run)
+                    tags = tags_of(acl.get("Tags"))
+                    fence, cut = tags.get(FENCE_TAG + subnet_id, ""), tags.get(CUT_TAG + subnet_id, "")
+                    run = tags.get(RUN_TAG, "")
+                    return Association(
+                        a["NetworkAclAssociationId"], acl["NetworkAclId"], run, had=fence or cut, fenced=bool(fence)
+                    )
         raise TargetError(f"subnet {subnet_id} has no network ACL in {self._region}", "does it exist?")
 
     def is_isolated(self, subnet_id: str) -> bool:
@@ -135,147 +138,10 @@ class Subnets:
             )
         deny_acl_id = self._deny_acl(subnet["VpcId"], permit, undo)
         undo.will("restore_acl", region=self._region, aws_region=self._region, subnet_id=subnet_id, acl_id=now.acl_id)
+        # A playbook that recovers from this may have to fence the subnet, and to give it its own ACL back one day.
+        self._ec2.create_tags(Resources=[deny_acl_id], Tags=[{"Key": CUT_TAG + subnet_id, "Value": now.acl_id}])
         permit.check()
         self._associate(subnet_id, deny_acl_id)
-
-    # --- the fence ---
-
-    def is_fenced(self, subnet_ids: Sequence[str]) -> bool:
-        """Return whether none of these subnets lets anything through, whoever has cut them."""
-        return all(self.is_isolated(s) for s in _named_all(subnet_ids))
-
-    def plan_fence(self, subnet_ids: Sequence[str]) -> tuple[Effect, ...]:
-        """Return what fencing subnets would do; those that are cut already are left out."""
-        return tuple(
-            Effect(
-                call="ec2:ReplaceNetworkAclAssociation",
-                resource=s["SubnetId"],
-                region=self._region,
-                zone=s["AvailabilityZone"],
-                what=f"fence {s['SubnetId']} ({s.get('CidrBlock', '')}) off by an ACL that allows nothing",
-                undo=f"give {s['SubnetId']} its network ACL {self.association(s['SubnetId']).acl_id} back, unless "
-                "that would make two writers possible",
-                iam=IAM_FENCE,
-                consented=self._account.consented(tags_of(s.get("Tags"))),
-            )
-            for s in self._subnets(subnet_ids)
-            if not self.is_isolated(s["SubnetId"])
-        )
-
-    def fence(
-        self,
-        subnet_ids: Sequence[str],
-        *,
-        instance_id: str,
-        rival: Mapping[str, str],
-        permit: Permit,
-        undo: UndoJournal,
-    ) -> bool:
-        """Cut all traffic of the subnets of a database, in whatever zones; return whether any had to be cut.
-
-        instance_id: the writer behind the fence. rival: {"region": …, "instance_id": …} of the one that takes its place;
-        while that one is a writer, undo refuses to lift the fence. Which ACL each subnet had is also in the tags of
-        the fencing ACL, for `lift` in a later run.
-        Raises Refused if any subnet does not consent, or was left cut by another run: then none is cut.
-        """
-        named(instance_id, "database behind the fence")
-        opponent = {k: named(str(rival.get(k, "")), f"{k} of the rival") for k in ("region", "instance_id")}
-        ids = _named_all(subnet_ids)
-        self._account.may_break(permit)
-        subnets = self._subnets(ids)
-        for s in subnets:
-            self._account.must_consent(s["SubnetId"], tags_of(s.get("Tags")), permit)
-        before = {s["SubnetId"]: self.association(s["SubnetId"]) for s in subnets}
-        for subnet_id, now in before.items():
-            if now.acl_run not in ("", permit.run_id):
-                raise Refused(
-                    f"not fencing {subnet_id}: run {now.acl_run} cut it and never put it back",
-                    f"drkit undo {now.acl_run}",
-                )
-        to_cut = [s for s in subnets if not before[s["SubnetId"]].acl_run]
-        for s in to_cut:
-            deny_acl_id = self._deny_acl(s["VpcId"], permit, undo)
-            subnet_id, acl_id = s["SubnetId"], before[s["SubnetId"]].acl_id
-            undo.will(
-                "lift_fence",
-                region=self._region,
-                aws_region=self._region,
-                subnet_id=subnet_id,
-                acl_id=acl_id,
-                instance_id=instance_id,
-                rival=opponent,
-            )
-            self._ec2.create_tags(Resources=[deny_acl_id], Tags=[{"Key": ACL_TAG + subnet_id, "Value": acl_id}])
-            permit.check()
-            self._associate(subnet_id, deny_acl_id)
-        return bool(to_cut)
-
-    def plan_lift(self, subnet_ids: Sequence[str]) -> tuple[Effect, ...]:
-        """Return what lifting a fence would do; subnets that have none are left out."""
-        return tuple(
-            Effect(
-                call="ec2:ReplaceNetworkAclAssociation",
-                resource=s["SubnetId"],
-                region=self._region,
-                zone=s["AvailabilityZone"],
-                what=f"lift the fence of run {self.association(s['SubnetId']).acl_run} around {s['SubnetId']}",
-                undo="none needed: it is lifted only when there cannot be two writers",
-                iam=IAM_FENCE,
-                consented=self._account.consented(tags_of(s.get("Tags"))),
-            )
-            for s in self._subnets(subnet_ids)
-            if self.association(s["SubnetId"]).acl_run
-        )
-
-    def lift(
-        self,
-        subnet_ids: Sequence[str],
-        *,
-        instance_id: str,
-        rival: Mapping[str, str],
-        permit: Permit,
-        undo: UndoJournal,
-    ) -> bool:
-        """Lift the fence that an earlier run left around subnets, as a failback does; return whether there was one.
-
-        Raises Refused while that would make two writers possible, if a subnet does not consent, and if the fencing ACL
-        does not say which one the subnet had.
-        """
-        ids = _named_all(subnet_ids)
-        self._account.may_break(permit)
-        subnets = self._subnets(ids)
-        for s in subnets:
-            self._account.must_consent(s["SubnetId"], tags_of(s.get("Tags")), permit)
-        fenced = {s["SubnetId"]: self._fence_of(s["SubnetId"]) for s in subnets}
-        ours = {subnet_id: acl for subnet_id, acl in fenced.items() if acl is not None}
-        if not ours:
-            return False
-        _must_not_make_two_writers(self._account.target, self._region, instance_id, rival)
-        for subnet_id, acl in ours.items():
-            had = tags_of(acl.get("Tags")).get(ACL_TAG + subnet_id, "")
-            if not had:
-                raise Refused(
-                    f"not lifting the fence around {subnet_id}: its ACL {acl['NetworkAclId']} does not say which one "
-                    "the subnet had",
-                    "give the subnet its own ACL by hand: aws ec2 replace-network-acl-association",
-                )
-            undo.will("leave_lifted", region=self._region, aws_region=self._region, subnet_id=subnet_id)
-            permit.check()
-            self._associate(subnet_id, had)
-        for acl_id in sorted({acl["NetworkAclId"] for acl in ours.values()}):
-            (now,) = self._ec2.describe_network_acls(NetworkAclIds=[acl_id])["NetworkAcls"]
-            if not now.get("Associations"):
-                _delete_acl(self._ec2, acl_id)
-        return True
-
-    def _fence_of(self, subnet_id: str) -> NetworkAclTypeDef | None:
-        """Return the ACL of a subnet if drkit made it."""
-        (acl,) = self._acls("association.subnet-id", subnet_id)
-        return acl if RUN_TAG in tags_of(acl.get("Tags")) else None
-
-    def _subnets(self, subnet_ids: Sequence[str]) -> list[SubnetTypeDef]:
-        described = self._ec2.describe_subnets(SubnetIds=_named_all(subnet_ids))["Subnets"]
-        return sorted(described, key=lambda s: s["SubnetId"])
 
     def _deny_acl(self, vpc_id: str, permit: Permit, undo: UndoJournal) -> str:
         """Return the id of this run's ACL in a VPC, made if need be. A new network ACL allows nothing."""
@@ -321,7 +187,7 @@ class Subnets:
 
 
 def acls_of_runs(target: Target, region: str) -> tuple[str, ...]:
-    """Return the ids of all network ACLs in the target's VPC that drkit made, of whatever run."""
+    """Return the ids of all network ACLs in the target's VPC that drkit made, of whatever run; fences are none."""
     pages = (
         Account(target, region)
         .client("ec2")
@@ -330,7 +196,10 @@ def acls_of_runs(target: Target, region: str) -> tuple[str, ...]:
             Filters=[{"Name": "vpc-id", "Values": [vpc_of(target, region)]}, {"Name": "tag-key", "Values": [RUN_TAG]}]
         )
     )
-    return tuple(sorted(acl["NetworkAclId"] for page in pages for acl in page["NetworkAcls"]))
+    made = (acl for page in pages for acl in page["NetworkAcls"])
+    return tuple(
+        sorted(a["NetworkAclId"] for a in made if not any(t.startswith(FENCE_TAG) for t in tags_of(a.get("Tags"))))
+    )
 
 
 def vpc_of(target: Target, region: str) -> str:
@@ -347,67 +216,16 @@ def restore_acl(target: Target, *, aws_region: str, subnet_id: str, acl_id: str)
     """Give a subnet the network ACL it had."""
     subnets = Subnets(target, aws_region)
     Account(target, aws_region).assert_account()
-    if subnets.association(subnet_id).acl_id == acl_id:
+    now = subnets.association(subnet_id)
+    if now.acl_id == acl_id:
         return f"{subnet_id} has its network ACL {acl_id}"
+    if now.fenced:
+        return f"{subnet_id} stays fenced: run {now.acl_run} has another writer in its place"
     subnets._associate(subnet_id, acl_id)
     return f"gave {subnet_id} its network ACL {acl_id} back"
 
 
-def _must_not_make_two_writers(target: Target, region: str, instance_id: str, rival: Mapping[str, str]) -> None:
-    """Raise Refused if the rival is or becomes a writer while there may be one behind the fence.
-
-    Raises Refused too if the rival cannot be asked about.
-    """
-    there, name = rival["region"], rival["instance_id"]
-    try:
-        other = instance_or_none(Account(target, there), there, name)
-    except TargetError as e:
-        raise Refused(
-            f"not lifting the fence around {instance_id}: whether {name} in {there} is a writer cannot be told: "
-            f"{e.message}",
-            "two writers would be possible; try again when it can be asked",
-        ) from e
-    if other is None or (other.is_replica and other.status not in PROMOTING):
-        return
-    behind = instance_or_none(Account(target, region), region, instance_id)
-    if behind is None or behind.is_replica:
-        return
-    raise Refused(
-        f"not lifting the fence around {instance_id}: {name} in {there} is a writer, so two writers would be possible",
-        "going back is: drkit playbook run failback",
-    )
-
-
-def _named_all(subnet_ids: Sequence[str]) -> list[str]:
-    if not subnet_ids:
-        raise Refused("no subnet was named", "an empty list could mean every subnet; name each one")
-    return [named(s, "subnet") for s in dict.fromkeys(subnet_ids)]
-
-
-@undo_journal.verb("lift_fence")
-def lift_fence(
-    target: Target, *, aws_region: str, subnet_id: str, acl_id: str, instance_id: str, rival: Mapping[str, str]
-) -> str:
-    """Give a fenced subnet the network ACL it had, unless that would make two writers possible."""
-    subnets = Subnets(target, aws_region)
-    Account(target, aws_region).assert_account()
-    if subnets.association(subnet_id).acl_id == acl_id:
-        return f"{subnet_id} has its network ACL {acl_id}"
-    _must_not_make_two_writers(target, aws_region, instance_id, rival)
-    subnets._associate(subnet_id, acl_id)
-    return f"gave {subnet_id} its network ACL {acl_id} back: there is no fence around it any more"
-
-
-@undo_journal.verb("leave_lifted")
-def leave_lifted(target: Target, *, aws_region: str, subnet_id: str) -> str:
-    """Say that a fence is lifted: it is only when there cannot be two writers, so nothing has to be put back."""
-    run = Subnets(target, aws_region).association(subnet_id).acl_run
-    if run:
-        return f"{subnet_id} still has the fence of run {run}"
-    return f"{subnet_id} has no fence any more; that is fine as it is"
-
-
-def _delete_acl(ec2: EC2Client, acl_id: str) -> None:
+def delete_acl(ec2: EC2Client, acl_id: str) -> None:
     """Delete a network ACL, one that is gone is fine; EC2 may hold it for in use for a moment after the last swap."""
 
     def gone() -> bool:
@@ -433,5 +251,5 @@ def delete_deny_acl(target: Target, *, aws_region: str, vpc_id: str, run_id: str
     made = subnets._acls(f"tag:{RUN_TAG}", run_id, named(vpc_id, "VPC"))
     ec2 = account.client("ec2", aws_region)
     for acl in made:
-        _delete_acl(ec2, acl["NetworkAclId"])
+        delete_acl(ec2, acl["NetworkAclId"])
     return f"deleted {len(made)} network ACL(s) of run {run_id} in {vpc_id}"

@@ -15,10 +15,26 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import Account
 from drkit.targets.aws.alarms import IAM_ALARMS
+from drkit.targets.aws.backups import IAM_BACKUPS, IAM_RESTORE
+from drkit.targets.aws.database import IAM_MULTI_AZ
+from drkit.targets.aws.fence import IAM_FENCE
+from drkit.targets.aws.groups import IAM_SCALE
 from drkit.targets.aws.parameters import IAM_CLOUD_COPY
+from drkit.targets.aws.replication import IAM_PROMOTE_FOR_GOOD, IAM_REPLICATE, IAM_RETIRE
+from drkit.targets.aws.secrets import IAM_SECRET_POINT
+from drkit.targets.aws.shift import IAM_SHIFT
+from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
 if TYPE_CHECKING:
     from drkit.catalog import Experiment, Playbook
+
+# What the steps of playbooks ask for; each is defined beside its verb.
+__all__ = [
+    "IAM_ALARMS", "IAM_ALWAYS", "IAM_BACKUPS", "IAM_CLOUD_COPY", "IAM_DATABASE", "IAM_FENCE", "IAM_GROUP",
+    "IAM_MULTI_AZ", "IAM_NETWORK", "IAM_PROMOTE_FOR_GOOD", "IAM_RECORD", "IAM_REPLICATE", "IAM_RESTORE", "IAM_RETIRE",
+    "IAM_SCALE", "IAM_SECRET", "IAM_SECRET_POINT", "IAM_SHIFT", "IAM_SNAPSHOT_COPY", "Needed", "asks", "check",
+    "needed",
+]  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -131,8 +147,12 @@ def _has_what_it_is_about(target: Target, action: str) -> bool:
     """Return whether the target names anything that a function could use this action on."""
     compute, database = target.compute, target.database
     match action.partition(":")[0]:
+        case "arc-zonal-shift":
+            return bool(compute and compute.load_balancer_arn)
         case "autoscaling":
-            return bool(compute and compute.asg_name)
+            return bool(compute and (compute.asg_name or compute.recovery_asg_name))
+        case "elasticloadbalancing" if action.endswith(":DescribeTags"):  # of the load balancer
+            return bool(compute and compute.load_balancer_arn)
         case "elasticloadbalancing":
             return bool(compute and compute.target_group_arn)
         case "rds":

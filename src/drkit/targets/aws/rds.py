@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault"}
 NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
 # RDS's words while a promotion is under way; it names the source of the replica until the end.
-PROMOTING = {"modifying", "rebooting", "backing-up"}
+PROMOTING = {"modifying", "rebooting"}
+MAYBE_PROMOTING = {*PROMOTING, "backing-up"}  # or a mere backup: for those who must be on the safe side
 DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
 ACCEPTED_TIMEOUT_S = 1800.0  # until an instance is in a state in which RDS takes orders about it again
 
@@ -48,6 +49,7 @@ class DbInstance:
     backup_retention_days: int = 0  # 0: there are no automated backups
     latest_restorable: datetime | None = None  # the latest moment to which its own backups can restore it
     created: datetime | None = None
+    resource_id: str = ""  # of this very server: another one of the same name has another
 
     @property
     def is_replica(self) -> bool:
@@ -112,6 +114,7 @@ def instance_of(account: Account, d: DBInstanceTypeDef) -> DbInstance:
         backup_retention_days=d.get("BackupRetentionPeriod", 0),
         latest_restorable=d.get("LatestRestorableTime"),
         created=d.get("InstanceCreateTime"),
+        resource_id=d.get("DbiResourceId", ""),
     )
 
 
@@ -157,6 +160,16 @@ def replica_settings(d: DBInstanceTypeDef, source: str) -> dict[str, Any]:
         # Only subnet groups and ARNs work across regions; botocore signs the copy of an encrypted source with this.
         settings["SourceRegion"] = source.split(":")[3]
     return {k: v for k, v in settings.items() if v not in (None, "", [])}
+
+
+def restore_settings(d: DBInstanceTypeDef) -> dict[str, Any]:
+    """Return the arguments of a restore that make an instance like this one, in its own region. They survive JSON."""
+    kept = (
+        "DBInstanceClass", "DBSubnetGroupName", "DBParameterGroupName", "VpcSecurityGroupIds", "StorageType", "MultiAZ",
+        "PubliclyAccessible", "AutoMinorVersionUpgrade", "CopyTagsToSnapshot", "EnableIAMDatabaseAuthentication",
+        "Tags",
+    )  # fmt: skip
+    return {k: v for k, v in replica_settings(d, d["DBInstanceIdentifier"]).items() if k in kept}
 
 
 def delete_and_wait(account: Account, region: str, instance_id: str) -> None:

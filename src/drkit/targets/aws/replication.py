@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from drkit import clock
 from drkit import undo as undo_journal
 from drkit.errors import Refused, TargetError
 from drkit.guard import Permit
@@ -16,15 +15,15 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws import rds as instances
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
-from drkit.targets.aws.rds import NOT_FOUND, NOT_NOW, PROMOTING, DbInstance
+from drkit.targets.aws.rds import MAYBE_PROMOTING, NOT_FOUND, NOT_NOW, PROMOTING, DbInstance
 from drkit.undo import UndoJournal
 
 IAM_PROMOTE_FOR_GOOD = ("rds:DescribeDBInstances", "rds:PromoteReadReplica")
 IAM_RETIRE = ("rds:AddTagsToResource", "rds:CreateDBSnapshot", "rds:DeleteDBInstance", "rds:DescribeDBInstances")
+IAM_DROP = ("rds:DeleteDBInstance", "rds:DescribeDBInstances")
 IAM_REPLICATE = (
     "rds:AddTagsToResource", "rds:CreateDBInstanceReadReplica", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
 )  # fmt: skip
-IAM_MULTI_AZ = ("rds:DescribeDBInstances", "rds:ModifyDBInstance")
 
 
 class Replication:
@@ -67,7 +66,10 @@ class Replication:
         self._account.may_break(permit)
         now = self._instance(replica_id)
         self._account.must_consent(replica_id, now.tags, permit)
-        asked = self._asked_before(undo, "stay_promoted", replica_id)
+        asked = any(
+            (r.verb, r.args.get("aws_region"), r.args.get("replica_id")) == ("stay_promoted", self._region, replica_id)
+            for r in undo.pending()
+        )
         if not now.is_replica or (asked and now.status in PROMOTING):
             return False
         if not asked:
@@ -121,14 +123,13 @@ class Replication:
             return False
         self._account.must_consent(instance_id, now.tags, permit)
         self._must_be_retirable(now)
-        if not self._asked_before(undo, "stay_retired", instance_id):
-            undo.will(
-                "stay_retired",
-                region=self._region,
-                aws_region=self._region,
-                instance_id=instance_id,
-                final_snapshot_id=final_snapshot_id,
-            )
+        undo.will(
+            "stay_retired",
+            region=self._region,
+            aws_region=self._region,
+            instance_id=instance_id,
+            final_snapshot_id=final_snapshot_id,
+        )
         permit.check()
         try:
             self._rds.delete_db_instance(
@@ -168,6 +169,49 @@ class Replication:
                 f"not retiring {name}: {', '.join(now.replica_ids)} still follows it, so it may be the writer",
                 "promote or delete its replicas first, if it really is the old writer",
             )
+
+    def plan_drop(self, replica_id: str) -> tuple[Effect, ...]:
+        """Return what dropping a replica would do; nothing if it is gone or going."""
+        now = instances.instance_or_none(self._account, self._region, replica_id)
+        if now is None or now.status == "deleting":
+            return ()
+        return (
+            Effect(
+                call="rds:DeleteDBInstance",
+                resource=replica_id,
+                region=self._region,
+                zone=now.zone,
+                what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
+                undo="none: what it holds is its source's",
+                iam=IAM_DROP,
+                consented=now.consented,
+            ),
+        )
+
+    def drop(self, replica_id: str, *, permit: Permit) -> bool:
+        """Delete a replica without a snapshot; return whether it was asked for (False: it is gone or going).
+
+        Raises Refused if it does not consent, is protected from deletion, or is a writer.
+        """
+        self._account.may_break(permit)
+        now = instances.instance_or_none(self._account, self._region, named(replica_id, "replica"))
+        if now is None or now.status == "deleting":
+            return False
+        self._account.must_consent(replica_id, now.tags, permit)
+        if not now.is_replica or now.deletion_protection:
+            why = "it is protected from deletion" if now.is_replica else "it is a writer, not a replica"
+            raise Refused(f"not deleting {replica_id}: {why}", "look at it first")
+        permit.check()
+        try:
+            self._rds.delete_db_instance(
+                DBInstanceIdentifier=replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+            )
+        except TargetError as e:
+            # A retry of a call whose answer was lost finds it going, or gone.
+            after = instances.instance_or_none(self._account, self._region, replica_id)
+            if e.code not in NOT_NOW | NOT_FOUND or (after is not None and after.status != "deleting"):
+                raise
+        return True
 
     # --- a replica in its place ---
 
@@ -219,15 +263,14 @@ class Replication:
         tags = {k: v for k, v in tags_of(settings.get("Tags")).items() if k != RUN_TAG}
         self._account.must_consent(name, tags, permit)
         tags[RUN_TAG] = permit.run_id
-        if not self._asked_before(undo, "delete_replica", name):
-            undo.will(
-                "delete_replica",
-                region=self._region,
-                aws_region=self._region,
-                instance_id=name,
-                run_id=permit.run_id,
-                real=permit.real,
-            )
+        undo.will(
+            "delete_replica",
+            region=self._region,
+            aws_region=self._region,
+            instance_id=name,
+            run_id=permit.run_id,
+            real=permit.real,
+        )
         permit.check()
         wanted: dict[str, Any] = {**settings, "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
         try:
@@ -255,60 +298,8 @@ class Replication:
             )
         return False
 
-    # --- Multi-AZ ---
-
-    def plan_make_multi_az(self, instance_id: str) -> tuple[Effect, ...]:
-        """Return what giving an instance a standby would do; nothing if it has one."""
-        found = instances.described(self._account, self._region, instance_id)
-        now = instances.instance_of(self._account, found)
-        if _is_or_will_be_multi_az(found):
-            return ()
-        return (
-            Effect(
-                call="rds:ModifyDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"give {instance_id} a standby in another zone (Multi-AZ)",
-                undo=f"take the standby of {instance_id} away again",
-                iam=IAM_MULTI_AZ,
-                consented=now.consented,
-            ),
-        )
-
-    def make_multi_az(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
-        """Give an instance a standby; return whether it was asked for (False: it has or is getting one).
-
-        It is done when `instance(...).redundant`. Raises Refused without consent.
-        """
-        named(instance_id, "database")
-        self._account.may_break(permit)
-        found = instances.described(self._account, self._region, instance_id)
-        self._account.must_consent(instance_id, tags_of(found.get("TagList")), permit)
-        if _is_or_will_be_multi_az(found):
-            return False
-        if not self._asked_before(undo, "make_single_az", instance_id):
-            undo.will("make_single_az", region=self._region, aws_region=self._region, instance_id=instance_id)
-        permit.check()
-        try:
-            self._rds.modify_db_instance(DBInstanceIdentifier=instance_id, MultiAZ=True, ApplyImmediately=True)
-        except TargetError as e:
-            after = instances.described(self._account, self._region, instance_id)
-            if e.code not in NOT_NOW or not _is_or_will_be_multi_az(after):
-                raise
-        return True
-
     def _instance(self, instance_id: str) -> DbInstance:
         return instances.instance_of(self._account, instances.described(self._account, self._region, instance_id))
-
-    def _asked_before(self, undo: UndoJournal, verb: str, instance_id: str) -> bool:
-        """Return whether this run's journal has the undo already: the call was made, or was about to be made."""
-        return any(
-            r.verb == verb
-            and r.args.get("aws_region") == self._region
-            and instance_id in (r.args.get("instance_id"), r.args.get("replica_id"))
-            for r in undo.pending()
-        )
 
 
 def _names(settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -322,16 +313,12 @@ def _follows(now: DbInstance, source: str) -> bool:
     return now.is_replica and now.source.rsplit(":", 1)[-1] == source.rsplit(":", 1)[-1]
 
 
-def _is_or_will_be_multi_az(found: Any) -> bool:
-    return bool(found.get("PendingModifiedValues", {}).get("MultiAZ", found.get("MultiAZ", False)))
-
-
 @undo_journal.verb("stay_promoted")
 def stay_promoted(target: Target, *, aws_region: str, replica_id: str) -> str:
     """Refuse to make a replica of a writer again: that would delete what clients wrote to it."""
     account = Account(target, aws_region)
     now = instances.instance_of(account, instances.described(account, aws_region, replica_id))
-    if now.is_replica and now.status not in PROMOTING:
+    if now.is_replica and now.status not in MAYBE_PROMOTING:
         return f"{replica_id} is a replica of {now.source}, as before"
     raise Refused(
         f"{replica_id} {'is becoming' if now.is_replica else 'is'} a writer of its own now; going back is: "
@@ -381,30 +368,3 @@ def delete_replica(target: Target, *, aws_region: str, instance_id: str, run_id:
             )
     instances.delete_and_wait(account, aws_region, instance_id)
     return f"deleted {instance_id}"
-
-
-@undo_journal.verb("make_single_az")
-def make_single_az(target: Target, *, aws_region: str, instance_id: str) -> str:
-    """Take the standby of an instance away again, as soon as RDS takes orders about it."""
-    account = Account(target, aws_region)
-    account.assert_account()
-    rds = account.client("rds")
-
-    def accepted() -> bool:
-        if not _is_or_will_be_multi_az(instances.described(account, aws_region, instance_id)):
-            return True
-        try:
-            rds.modify_db_instance(DBInstanceIdentifier=instance_id, MultiAZ=False, ApplyImmediately=True)
-        except TargetError as e:
-            if e.code not in NOT_NOW:
-                raise
-            return False
-        return True
-
-    clock.wait_until(
-        accepted,
-        f"RDS takes the standby of {instance_id} away",
-        timeout_s=instances.ACCEPTED_TIMEOUT_S,
-        every_s=instances.asking_every_s(target),
-    )
-    return f"{instance_id} has one zone again"

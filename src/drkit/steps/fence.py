@@ -1,0 +1,146 @@
+"""The fence: an old writer that can't write any more, however alive; proven, and asked again before a promotion."""
+
+from __future__ import annotations
+
+from drkit import clock
+from drkit.errors import StepFailed
+from drkit.model import Effect, MarkKind
+from drkit.playbook import Facts, Recovery, Step, step
+from drkit.steps.names import endpoint_of, instance_of, region_of
+from drkit.targets import Target, postgres
+from drkit.targets.aws.fence import IAM_FENCE
+from drkit.targets.aws.permissions import asks
+from drkit.targets.postgres import Endpoint
+
+_IAM_LOOK = ("rds:DescribeDBInstances",)
+BY_HAND_S = 900.0  # so long is a person's word trusted that the region is fenced; on AWS and in the lab alike
+ASK_S = 2.0  # how long a server is given to take a write
+
+
+def _fenced_subnets(target: Target, region: str, instance_id: str) -> tuple[str, ...]:
+    from drkit.targets.aws import Database
+
+    return Database(target, region).subnet_ids(instance_id)
+
+
+def _observe_fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_region: str) -> Facts:
+    """Return the subnets and the address of what is fenced: the region may not tell them any more later."""
+    target, name = recovery.target, region_of(recovery.target, region)
+    instance_id = instance_of(target, instance)
+    host, port = endpoint_of(target, name, instance_id)
+    return {"subnet_ids": list(_fenced_subnets(target, name, instance_id)), "host": host, "port": port}
+
+
+def _plan_fence(target: Target, *, instance: str, region: str, rival: str, rival_region: str) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Fences
+
+    name = region_of(target, region)
+    return Fences(target, name).plan_fence(_fenced_subnets(target, name, instance_of(target, instance)))
+
+
+@asks(*_IAM_LOOK, *IAM_FENCE)
+@step(plan=_plan_fence, observe=_observe_fence, purpose="fence", lasting=True)
+def fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_region: str, facts: Facts) -> Step:
+    """Cut a writer off in all its subnets, so that nobody can write to it any more, however alive it is.
+
+    Before this is seen nothing is promoted: two writers would be worse than none. rival: the instance that is to be the
+    writer instead; while it is one, nobody lifts the fence, `drkit undo` neither.
+    By hand: put a network ACL that allows nothing before every subnet of the instance's subnet group.
+    """
+    from drkit.targets.aws import Fences
+
+    target, name = recovery.target, region_of(recovery.target, region)
+    fences, ids = Fences(target, name), tuple(facts["subnet_ids"])
+
+    def act() -> None:
+        fences.fence(
+            ids,
+            instance_id=instance_of(target, instance),
+            rival={"region": region_of(target, rival_region), "instance_id": instance_of(target, rival)},
+            permit=recovery.permit,
+            undo=recovery.undo,
+        )
+
+    return Step(done=lambda: fences.is_fenced(ids), act=act, result=lambda: {"subnets": len(ids)})
+
+
+@asks()
+@step(purpose="fence", lasting=True)
+def refuses_writes(recovery: Recovery, *, fence: str = "fence") -> Step:
+    """The fenced writer's own endpoint takes no write: the fence is proven by data, not by status.
+
+    Where the fence was put up by hand, and RDS does not tell the address, the writer's DNS record is asked.
+    """
+    return Step(done=lambda: _silent(recovery, _address(recovery, fence)))
+
+
+def _address(recovery: Recovery, fence: str) -> Endpoint | None:
+    known = recovery.known(fence)
+    return (str(known["host"]), int(known["port"])) if known.get("host") else None
+
+
+def _silent(recovery: Recovery, at: Endpoint | None) -> bool:
+    return not postgres.accepts_writes(recovery.target, at=at, timeout_s=ASK_S)
+
+
+def must_be_fenced(recovery: Recovery, *, fence: str, region: str) -> None:
+    """Raise StepFailed unless the old writer can't write at this very moment.
+
+    The fence is asked of EC2, not of the history: it may be an hour old. One put up by hand rests on a person's word,
+    and on the writer's silence; a word older than BY_HAND_S has to be given again.
+    """
+    from drkit.targets.aws import Fences
+
+    facts = recovery.known(fence)
+    if facts.get("subnet_ids"):
+        fences = Fences(recovery.target, region_of(recovery.target, region))
+        if not fences.is_fenced(tuple(facts["subnet_ids"])):
+            raise StepFailed(fence, "the fence is not there any more", "somebody has lifted it: look who, then resume")
+        return
+    word = next((m for m in reversed(recovery.run.marks()) if m.kind is MarkKind.ANSWER and m.name == fence), None)
+    if word is None or word.detail.get("yes") is not True:
+        raise StepFailed(fence, "nobody has fenced the old writer", "two writers must be impossible")
+    age_s = (clock.now_ns() - word.t_hi_ns) / clock.NS_PER_S
+    if not 0 <= age_s <= BY_HAND_S:
+        raise StepFailed(
+            fence,
+            f"the word that the old writer is fenced is {age_s / 60:.0f} min old",
+            f"drkit approve … {fence} again",
+        )
+    if not _silent(recovery, None):
+        raise StepFailed(fence, "the old writer still takes writes", "it is not fenced: fence it, then resume")
+
+
+def _plan_lift(
+    target: Target, *, region: str, retired: str, instance: str, rival: str, rival_region: str
+) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Database, Fences
+
+    name, instance_id = region_of(target, region), instance_of(target, instance)
+    if not Database(target, name).exists(instance_id):
+        return ()
+    return Fences(target, name).plan_lift(_fenced_subnets(target, name, instance_id))
+
+
+@asks(*IAM_FENCE)
+@step(plan=_plan_lift, purpose="preparation")
+def lift_fence(recovery: Recovery, *, region: str, retired: str, instance: str, rival: str, rival_region: str) -> Step:
+    """Give every fenced subnet its network ACL back, once the old writer behind the fence is gone.
+
+    retired: the step that retired it, and wrote down its subnets. While two writers would be possible it is refused.
+    """
+    from drkit.targets.aws import Fences
+
+    target = recovery.target
+    fences, ids = Fences(target, region_of(target, region)), tuple(recovery.known(retired).get("subnet_ids", ()))
+
+    def act() -> None:
+        fences.lift(
+            ids,
+            instance_id=instance_of(target, instance),
+            rival={"region": region_of(target, rival_region), "instance_id": instance_of(target, rival)},
+            permit=recovery.permit,
+            undo=recovery.undo,
+        )
+
+    return Step(done=lambda: not any(fences.association(s).fenced for s in ids), act=act)

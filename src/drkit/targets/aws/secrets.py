@@ -1,0 +1,170 @@
+"""Secrets Manager: where a service reads which database it has, pointed to another one and back.
+
+A secret's text is in no log, journal or error of drkit's: only its host and port are ever named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from drkit import undo as undo_journal
+from drkit.errors import TargetError, UsageError
+from drkit.guard import Permit
+from drkit.model import Effect
+from drkit.targets import Target
+from drkit.targets.aws.account import Account, named, tags_of
+from drkit.undo import UndoJournal
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
+
+IAM_SECRET_POINT = (
+    "secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue",
+    "secretsmanager:StopReplicationToReplica",
+)  # fmt: skip
+ADDRESS = ("host", "port")  # the keys of a secret that drkit changes
+
+
+class Secrets:
+    """The secrets of one region, those replicated into it among them."""
+
+    def __init__(self, target: Target, region: str = "") -> None:
+        self._region = region or target.region
+        self._account = Account(target, self._region)
+        self._secrets = self._account.client("secretsmanager")
+
+    def value(self, secret_id: str) -> dict[str, Any]:
+        """Return what a secret holds. Never print it: the password is in it. TargetError unless it is JSON."""
+        text = self._secrets.get_secret_value(SecretId=named(secret_id, "secret")).get("SecretString", "")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise TargetError(
+                f"the secret {secret_id} in {self._region} is no JSON object",
+                'it has to look like {"host": …, "port": …, "username": …, "password": …}',
+            ) from None
+        return value
+
+    def plan_point(self, secret_id: str, address: Mapping[str, Any]) -> tuple[Effect, ...]:
+        """Return what pointing a secret to another database would do; nothing if it points there."""
+        old, wanted = self.value(secret_id), _address(address)
+        if _points_to(old, wanted):
+            return ()
+        described = self._described(secret_id)
+        consented = self._account.consented(tags_of(described.get("Tags")))
+        primary = self._primary_elsewhere(described)
+        alone = Effect(
+            call="secretsmanager:StopReplicationToReplica",
+            resource=secret_id,
+            region=self._region,
+            what=f"make {secret_id} in {self._region} a secret of its own: it is a replica of {primary}'s, and nobody "
+            "can change a replica",
+            undo=f"none: replicate it from {primary} anew",
+            iam=IAM_SECRET_POINT,
+            consented=consented,
+        )
+        put = Effect(
+            call="secretsmanager:PutSecretValue",
+            resource=secret_id,
+            region=self._region,
+            what=f"point {secret_id} from {_words(old)} to {_words({**old, **wanted})}",
+            undo=f"point {secret_id} to {_words(old)} again",
+            iam=IAM_SECRET_POINT,
+            consented=consented,
+        )
+        return (alone, put) if primary else (put,)
+
+    def point(self, secret_id: str, address: Mapping[str, Any], *, permit: Permit, undo: UndoJournal) -> bool:
+        """Give a secret another host and port, its other keys stay; return whether it was asked for.
+
+        address: {"host": …, "port": …}. False: it points there. A replica is made a secret of its own first, as nobody
+        can change a replica. Raises Refused without consent.
+        """
+        wanted = _address(address)
+        named(secret_id, "secret")
+        self._account.may_break(permit)
+        described = self._described(secret_id)
+        self._account.must_consent(f"secret {secret_id}", tags_of(described.get("Tags")), permit)
+        old = self.value(secret_id)
+        if _points_to(old, wanted):
+            return False
+        undo.will(
+            "restore_secret",
+            region=self._region,
+            aws_region=self._region,
+            secret_id=secret_id,
+            host=old.get("host"),
+            port=old.get("port"),
+        )
+        if self._primary_elsewhere(described):
+            permit.check()
+            self._stand_alone(secret_id)
+        permit.check()
+        try:
+            self._put(secret_id, old, wanted)
+        except TargetError as e:
+            if "replica" not in e.message.lower():
+                raise
+            self._stand_alone(secret_id)
+            self._put(secret_id, old, wanted)
+        return True
+
+    def _put(self, secret_id: str, old: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """Store a new version; of host and port, one that is None is left out.
+
+        botocore gives the call a token, so a retry of one whose answer was lost stores no other version.
+        """
+        new = {k: v for k, v in {**old, **wanted}.items() if v is not None or k not in ADDRESS}
+        if isinstance(old.get("port"), str) and "port" in new:  # as its readers expect it
+            new["port"] = str(new["port"])
+        self._secrets.put_secret_value(SecretId=secret_id, SecretString=json.dumps(new))
+
+    def _stand_alone(self, secret_id: str) -> None:
+        """End the replication to this region's secret; one that is no replica (any more) is fine."""
+        try:
+            self._secrets.stop_replication_to_replica(SecretId=secret_id)
+        except TargetError:
+            if self._primary_elsewhere(self._described(secret_id)):
+                raise
+
+    def _described(self, secret_id: str) -> DescribeSecretResponseTypeDef:
+        return self._secrets.describe_secret(SecretId=named(secret_id, "secret"))
+
+    def _primary_elsewhere(self, described: DescribeSecretResponseTypeDef) -> str:
+        """Return the region of the primary that this secret is a replica of; "" if it is none."""
+        primary = described.get("PrimaryRegion", "")
+        return "" if primary == self._region else primary
+
+
+def _address(address: Mapping[str, Any]) -> dict[str, Any]:
+    """Return host and port; UsageError for anything else."""
+    if set(address) != set(ADDRESS):
+        raise UsageError("a secret is pointed to a host and a port, and nothing else", '{"host": "…", "port": 5432}')
+    return {"host": named(str(address["host"]), "host"), "port": int(address["port"])}
+
+
+def _points_to(value: Mapping[str, Any], address: Mapping[str, Any]) -> bool:
+    return all(str(value.get(k)) == str(address[k]) for k in ADDRESS)
+
+
+def _words(value: Mapping[str, Any]) -> str:
+    return f"{value.get('host', 'no host')}:{value.get('port', 'no port')}"
+
+
+@undo_journal.verb("restore_secret")
+def restore_secret(
+    target: Target, *, aws_region: str, secret_id: str, host: str | None = None, port: int | str | None = None
+) -> str:
+    """Give a secret the host and port back that it had; whatever else is in it now stays."""
+    secrets = Secrets(target, aws_region)
+    Account(target, aws_region).assert_account()
+    now = secrets.value(secret_id)
+    old = {"host": host, "port": port}
+    if all(now.get(k) == old[k] for k in ADDRESS):
+        return f"{secret_id} points to {_words(now)}"
+    secrets._put(secret_id, now, old)
+    return f"pointed {secret_id} to {host}:{port} again"
