@@ -49,14 +49,14 @@ probes:
   - {name: api, kind: http, role: service, call: read}
   - {name: writes, kind: sql, role: writes}
 prerequisites:
-  - {name: replica-there, step: still_steps.replica_there}
+  - {name: replica-there, step: playbook_steps.replica_there}
 steps:
   - {name: promote-ok, approval: "Promote ${replica}? The first region must not write any more.", four_eyes: true}
-  - {name: promote, step: still_steps.promote, arguments: {instance_id: "${replica}"}, timeout_s: 900}
+  - {name: promote, step: playbook_steps.promote, arguments: {instance_id: "${replica}"}, timeout_s: 900}
   - name: side-by-side
     parallel:
-      - {name: look, step: still_steps.look, timeout_s: 60}
-      - {name: look-again, step: still_steps.look, timeout_s: 60, when: how=careful}
+      - {name: look, step: playbook_steps.look, timeout_s: 60}
+      - {name: look-again, step: playbook_steps.look, timeout_s: 60, when: how=careful}
   - {name: tell-support, manual: Tell support that the service is back., timeout_s: 3600}
 """
 STARTER = "ann@desk"

@@ -110,7 +110,7 @@ def test_the_runbook_page_says_what_to_do_also_without_drkit(here: Path, capsys:
         "- Done when: it says itself that it is no replica any more.",
         "- By hand: aws rds promote-read-replica --db-instance-identifier INSTANCE --region REGION",
         "drkit approve last promote-ok", f"drkit playbook plan {runs.NAME}",
-        "2. **promote** (drkit): aws rds promote-read-replica",
+        "2. **promote** (drkit): aws rds promote-read-replica", "- With: instance_id: ${replica}",
     ):  # fmt: skip
         assert words in page
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drkit.catalog import Playbook, StepCall, step_function
 from drkit.cli import playbooks
-from drkit.report import runbook
+from drkit.report import numbers, runbook
 from drkit.report.runbook import Runbook, RunbookStep
 
 _LABEL = re.compile(r"^(By hand|Done when|Undo):\s*")
@@ -74,10 +74,11 @@ def _step(number: str, call: StepCall) -> RunbookStep:
         by="drkit",
         what=first or call.step,
         at_most_s=call.timeout_s,
+        given=numbers.words(dict(call.arguments)),
         when=call.when,
         done_when=labels.get("Done when", ""),
         undo=labels.get("Undo", "") or ("`drkit undo RUN`, where its plan shows one" if info.plan else ""),
-        iam=tuple(getattr(function, "drkit_iam", ())),
+        iam=tuple(sorted(set(getattr(function, "drkit_iam", ())))),
         by_hand=labels.get("By hand", ""),
         lasting=info.lasting,
     )

@@ -18,6 +18,7 @@ class RunbookStep:
     by: str  # "drkit", "a person", "another person"
     what: str  # a paragraph
     at_most_s: float
+    given: str = ""  # its arguments: "instance: replica; region: recovery"
     when: str = ""  # "variable=value"
     done_when: str = ""
     undo: str = ""
@@ -92,6 +93,7 @@ def _step(step: RunbookStep) -> list[str]:
     lines[-1] += f"; only if `{step.when}`*" if step.when else "*"
     lines += ["", step.what, ""]
     facts = [
+        ("With", step.given),
         ("Done when", step.done_when),
         ("Undo", step.undo),
         ("Asked again on resume", "it must still be so whenever the run is gone on with" if step.lasting else ""),
@@ -131,6 +133,9 @@ def _by_hand(book: Runbook) -> list[str]:
     """Return what to do if drkit is not at hand: every step, with its command where it has one."""
     lines = ["## If drkit is not at hand", "", "In this order; see each one done before the next is begun.", ""]
     for step in book.steps:
-        alone = step.by_hand or step.what.replace("\n", " ").partition(". ")[0].rstrip(".")
-        lines.append(f"- {step.number}. **{step.name}** ({step.by}): {alone}")
+        whole = " ".join(step.what.split())
+        alone = step.by_hand or (whole if step.by != "drkit" else whole.partition(". ")[0].rstrip("."))
+        given = f" [{step.given}]" if step.given else ""
+        only = f", only if {step.when}" if step.when else ""
+        lines.append(f"- {step.number}. **{step.name}** ({step.by}{only}): {alone}{given}")
     return lines
