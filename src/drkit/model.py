@@ -150,6 +150,7 @@ class MarkKind(StrEnum):
     IMPACT = "impact"  # since when the service is down, as a person told it who began to recover it
     STEP = "step"  # a playbook's step; detail: state (observed, waiting, begun, done, failed), facts, result, why
     ANSWER = "answer"  # a person's answer to a step; detail: by, yes, note
+    RECOVERY_POINT = "recovery-point"  # the moment that a backup was restored to, as the target tells it
     RESUMED = "resumed"  # another process goes on with the playbook
     RECOVERED = "recovered"  # the playbook has come to its end
     GUARDIAN = "guardian"  # written by the guardian after drkit died

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NoReturn, TypeVar
 
 from drkit import clock
@@ -235,7 +236,7 @@ class Player:
         result = self._result(made, name)
         lo_ns = began_ns if already else None
         self._note(name, "done", already=already, result=result)
-        self._stands_for(info, name, lo_ns or began_ns)
+        self._stands_for(info, name, lo_ns or began_ns, result)
         how = "done" if not already else "holds" if made.act is nothing else "was done already"
         self._recovery.say(f"{name}: {how}{_told(result)}")
 
@@ -323,13 +324,19 @@ class Player:
         except DrkitError as e:
             self._fail(name, e)
 
-    def _stands_for(self, info: StepInfo, name: str, lo_ns: int) -> None:
+    def _stands_for(self, info: StepInfo, name: str, lo_ns: int, result: Facts) -> None:
         """Write down which of the measurement's events this step is."""
         run = self._recovery.run
+        if moment := result.get("restored_to"):
+            ago_s = (clock.wall_utc() - datetime.fromisoformat(str(moment))).total_seconds()
+            point_ns = clock.now_ns() - round(ago_s * NS_PER_S)
+            run.mark(MarkKind.RECOVERY_POINT, name, t_lo_ns=point_ns, t_hi_ns=point_ns, at=moment)
         if info.purpose in ("recovery", "fence"):
             run.mark(MarkKind.RECOVERY_END, name, t_lo_ns=lo_ns)
         elif info.purpose == "redundancy":
             run.mark(MarkKind.REDUNDANCY_RESTORED, name, t_lo_ns=lo_ns)
+        elif info.purpose == "verification":
+            run.mark(MarkKind.DATA_VERIFIED, name, t_lo_ns=lo_ns)
 
     def _declare(self, by: str) -> None:
         with self._lock:

@@ -71,6 +71,8 @@ def recover(
     Raises Refused (TargetBusy, PlanDrift) before anything is touched. One that was stopped can be resumed.
     """
     mode = mode_of(target, real=wishes.real)
+    if wishes.since is not None and wishes.since > clock.wall_utc():
+        raise UsageError(f"--since {wishes.since.isoformat()} is in the future", "give the time in UTC, or its offset")
     resolved = resolve(playbook, target, project, wishes.variables or {})
     if wishes.approved_digest is not None:
         refuse_drift(resolved.plan, wishes.approved_digest, "drkit playbook plan")
@@ -143,6 +145,7 @@ def _hold_and_play(
         signals(abort),
     ):
         if run is not None:
+            held.run.unseal()  # it was sealed where it stopped; it grows again
             held.run.mark(MarkKind.RESUMED, operator())
         elif wishes.since is not None:
             _mark_impact(held.run, wishes.since)
@@ -155,8 +158,6 @@ def _hold_and_play(
 def _mark_impact(run: RunDir, since: datetime) -> None:
     """Write down since when the service is down, as far as a person's clock can say: to the second."""
     ago_s = (clock.wall_utc() - since).total_seconds()
-    if ago_s < 0:
-        raise UsageError(f"--since {since.isoformat()} is in the future", "give the time in UTC, or with its offset")
     at_ns = clock.now_ns() - int(ago_s * NS_PER_S)
     run.mark(MarkKind.IMPACT, operator(), t_lo_ns=at_ns - NS_PER_S, t_hi_ns=at_ns + NS_PER_S, since=since.isoformat())
 

@@ -14,7 +14,7 @@ from drkit.chaos.state import snapshot
 from drkit.errors import DrkitError, TargetBusy
 from drkit.guard import BlastRadius, Permit, authorise
 from drkit.lease import Lease, TargetLock, running
-from drkit.model import Effect
+from drkit.model import Effect, MarkKind
 from drkit.project import Project, operator
 from drkit.rundir import RunDir, safe_name
 from drkit.targets import Target
@@ -158,7 +158,8 @@ def hold_recovery(
         finally:
             permit.revoke("the run is over")
             lease.release()
-            if held.over:
+            if held.over or not any(m.kind is MarkKind.RECOVERY_START for m in run.marks()):
+                # It has come to its end, or has not touched anything.
                 with contextlib.suppress(DrkitError):  # then the next one is refused, with a hint
                     claims.release(run.run_id)
 

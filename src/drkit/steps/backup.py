@@ -88,14 +88,14 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
     if found is not None:
         return {
             "from": "automated", "backup": found.arn, "at": at.isoformat() if at else "",
-            "settings": settings, "asked_at": clock.wall_utc().isoformat(),
+            "latest": found.latest.isoformat() if found.latest else "", "settings": settings,
         }  # fmt: skip
     snapshots = backups.snapshots(instance_id)
     if not snapshots:
         raise Refused(f"there is no backup of {instance_id} in {name}", "nothing can be restored")
     return {
-        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": str(snapshots[0].created or ""),
-        "settings": settings, "asked_at": clock.wall_utc().isoformat(),
+        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": "", "settings": settings,
+        "latest": snapshots[0].created.isoformat() if snapshots[0].created else "",
     }  # fmt: skip
 
 
@@ -160,7 +160,10 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
 
     def result() -> Facts:
         host, port = endpoint_of(target, name, new_id)
-        return {"host": host, "port": port, "bytes": contents.size_bytes(target, (host, port)), "from": facts["from"]}
+        return {
+            "host": host, "port": port, "bytes": contents.size_bytes(target, (host, port)), "from": facts["from"],
+            "restored_to": facts["at"] or facts["latest"],  # at least: what is archived since then comes with it
+        }  # fmt: skip
 
     return Step(done=done, act=act, result=result)
 
@@ -174,7 +177,7 @@ def _reaches(backups: Any, instance_id: str, at: datetime) -> bool:
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="verification")
+@step(purpose="check")
 def is_like(recovery: Recovery, *, new: str, region: str, like: str, restored_by: str) -> Step:
     """The restored server has the same settings, extensions, roles and parameter group as the one it replaces.
 
@@ -257,7 +260,7 @@ def remember_production(recovery: Recovery, *, facts: Facts) -> Step:
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="verification")
+@step(purpose="check")
 def production_is_untouched(recovery: Recovery, *, remembered: str) -> Step:
     """The same server serves production as before, and there are the same instances in the recovery region."""
     before = recovery.known(remembered)
