@@ -142,6 +142,10 @@ class Restore:
                 said = tar.stderr.read().decode(errors="replace")
                 if tar.wait():
                     raise LabError(f"{self._source.key} cannot be unpacked: {said[-300:].strip()}")
+            except BrokenPipeError:
+                tar.wait()
+                said = tar.stderr.read().decode(errors="replace")
+                raise LabError(f"{self._source.key} cannot be unpacked: {said[-300:].strip()}") from None
             except BaseException:
                 tar.kill()
                 raise
