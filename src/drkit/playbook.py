@@ -155,7 +155,9 @@ class Player:
             now = self._standing.get(name)
         if now is None:
             return {}
-        took = {"took_s": (now.ended_ns - now.began_ns) / NS_PER_S} if now.ended_ns and now.began_ns else {}
+        took = {}
+        if now.tries and now.ended_ns is not None and now.began_ns is not None:
+            took = {"took_s": (now.ended_ns - now.began_ns) / NS_PER_S}
         return {**took, **(now.facts or {}), **now.result}
 
     def check(self, calls: Sequence[StepCall]) -> tuple[str, ...]:
@@ -235,10 +237,10 @@ class Player:
             self._carry_out(call, made, began_ns)
         result = self._result(made, name)
         lo_ns = began_ns if already else None
-        self._note(name, "done", already=already, result=result)
+        looked = made.act is nothing
+        self._note(name, "done", t_lo_ns=began_ns, already=already, looked=looked, result=result)
         self._stands_for(info, name, lo_ns or began_ns, result)
-        how = "done" if not already else "holds" if made.act is nothing else "was done already"
-        self._recovery.say(f"{name}: {how}{_told(result)}")
+        self._recovery.say(f"{name}: {self.standing(name).done_words}{_told(result)}")
 
     def _observed(self, call: StepCall, info: StepInfo) -> Facts | None:
         """Return what the step has to know from before its effect: asked once, and on disk when this returns."""

@@ -15,7 +15,7 @@ State = Literal["pending", "begun", "waiting", "done", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one step stands. `tries`: how often it was begun."""
+    """Where one step stands. `tries`: how often it was begun; one that was done already was never."""
 
     name: str
     state: State = "pending"
@@ -26,8 +26,16 @@ class Standing:
     ended_ns: int | None = None
     why: str = ""
     already: bool = False  # it was done before anything was done for it
+    looked: bool = False  # it changes nothing, it only looks whether something holds
     by: str = ""  # of what people decided: who
     note: str = ""
+
+    @property
+    def done_words(self) -> str:
+        """Return how it was done, in a word or three."""
+        if self.looked:
+            return "holds"
+        return "was done already" if self.already else "done"
 
 
 def standings(marks: Iterable[Mark], names: Iterable[str]) -> dict[str, Standing]:
@@ -59,10 +67,12 @@ def after(now: Standing, mark: Mark) -> Standing:
             return replace(
                 now,
                 state=state,
+                began_ns=now.began_ns or mark.t_lo_ns,
                 ended_ns=mark.t_hi_ns,
                 why=str(detail.get("why", "")),
                 result=detail.get("result") or {},
                 already=bool(detail.get("already")),
+                looked=bool(detail.get("looked")),
             )
         case _:
             return now

@@ -136,7 +136,7 @@ def _step(now: Standing, by: str, at_ns: int, *, running: bool) -> dict[str, Any
         since_s = max(0.0, (at_ns - now.began_ns) / NS_PER_S)
     return {
         "name": now.name, "by": now.by or by, "state": now.state, "already": now.already, "tries": now.tries,
-        "took_s": took_s, "since_s": since_s, "why": now.why,
+        "looked": now.looked, "took_s": took_s, "since_s": since_s, "why": now.why,
     }  # fmt: skip
 
 
@@ -258,6 +258,8 @@ def _standing(step: dict[str, Any]) -> str:
         case "waiting":
             return f"waits{since} for {step['by']}"
         case "done":
+            if step["looked"]:
+                return f"holds{took}"
             return "was done already" if step["already"] else f"done{took}{tries}"
         case "failed":
             return f"FAILED{tries}: {step['why']}"

@@ -80,7 +80,7 @@ def _came(now: Standing, by: str) -> str:
             if by != "drkit":
                 return "answered with yes"
             told = {k.replace("_", " "): v for k, v in now.result.items()}
-            return ": ".join(p for p in ("was done already" if now.already else "done", numbers.words(told)) if p)
+            return ": ".join(p for p in (now.done_words, numbers.words(told)) if p)
 
 
 def in_short(record: RunRecord) -> str:
