@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import socket
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drkit import clock, undo
 from drkit.errors import Refused, StillBroken, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
-from drkit.steps.names import endpoint_of, instance_of, region_of
+from drkit.steps.names import endpoint_of, instance_of, region_of, run_suffix
 from drkit.targets import Target, contents, postgres
 from drkit.targets.aws.account import RUN_TAG
 from drkit.targets.aws.backups import IAM_RESTORE
 from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
+
+if TYPE_CHECKING:
+    from drkit.targets.aws import Backups, Snapshot
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
 _IAM_WINDOW = ("rds:DescribeDBInstanceAutomatedBackups", "rds:DescribeDBSnapshots")
@@ -50,14 +53,10 @@ def can_be_restored(recovery: Recovery, *, instance: str, region: str, to_time: 
     def done() -> bool:
         found = backups.automated(instance_id)
         if found is None:
-            snapshots = backups.snapshots(instance_id)
-            if not snapshots:
-                raise Refused(
-                    f"there is no backup of {instance_id} in {region_of(target, region)}", "nothing can be restored"
-                )
+            newest = _newest_snapshot(target, region_of(target, region), instance_id)
             if at is not None:
                 raise Refused(
-                    f"there are only snapshots of {instance_id}, the newest of {snapshots[0].created}",
+                    f"there are only snapshots of {instance_id}, the newest of {newest.created}",
                     "leave --to-time out to restore that one",
                 )
             return True
@@ -68,6 +67,20 @@ def can_be_restored(recovery: Recovery, *, instance: str, region: str, to_time: 
         return True
 
     return Step(done=done)
+
+
+def _newest_snapshot(target: Target, region: str, instance_id: str) -> Snapshot:
+    """Return the newest snapshot of an instance that the region holds, else the newest of its own: it can be copied.
+
+    Raises Refused if there is none.
+    """
+    from drkit.targets.aws import Backups
+
+    for name in dict.fromkeys((region, target.region)):
+        found = [s for s in Backups(target, name).snapshots(instance_id) if s.status == "available"]
+        if found:
+            return found[0]
+    raise Refused(f"there is no backup of {instance_id} in {region}, and no snapshot elsewhere", "nothing to restore")
 
 
 def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str, like: str, to_time: str) -> Facts:
@@ -90,12 +103,11 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
             "from": "automated", "backup": found.arn, "at": at.isoformat() if at else "",
             "latest": found.latest.isoformat() if found.latest else "", "settings": settings,
         }  # fmt: skip
-    snapshots = backups.snapshots(instance_id)
-    if not snapshots:
-        raise Refused(f"there is no backup of {instance_id} in {name}", "nothing can be restored")
+    newest = _newest_snapshot(target, name, instance_id)
     return {
-        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": "", "settings": settings,
-        "latest": snapshots[0].created.isoformat() if snapshots[0].created else "",
+        "from": "snapshot" if newest.region == name else "copy", "backup": newest.arn, "at": "", "settings": settings,
+        "latest": newest.created.isoformat() if newest.created else "", "from_region": newest.region,
+        "copy_id": f"{new_id}-{run_suffix(recovery)}",
     }  # fmt: skip
 
 
@@ -105,10 +117,8 @@ def _plan_restore(
     from drkit.targets.aws import Backups
 
     backups, instance_id = Backups(target, region_of(target, region)), instance_of(target, instance)
-    found, snapshots = backups.automated(instance_id), backups.snapshots(instance_id)
-    if found is None and not snapshots:
-        return ()  # the prerequisites say so
-    source = found.arn if found else snapshots[0].snapshot_id
+    found = backups.automated(instance_id)
+    source = found.arn if found else _newest_snapshot(target, region_of(target, region), instance_id).arn
     return backups.plan_restore(instance_of(target, new), source=source, at=moment_of(to_time))
 
 
@@ -117,8 +127,9 @@ def _plan_restore(
 def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: str, to_time: str, facts: Facts) -> Step:
     """Restore a new instance from the recovery region's backup; done when it answers and takes writes.
 
-    From replicated automated backups to the wanted time (else to the newest that can be had), or from the newest
-    snapshot where there are none. like: the instance of that region whose class, subnets and parameters it gets.
+    From replicated automated backups to the wanted time (else to the newest that can be had); where there are none,
+    from the newest snapshot, which is copied from the first region if it has to be. like: the instance of that region
+    whose class, subnets and parameters it gets.
     By hand: aws rds restore-db-instance-to-point-in-time --source-db-instance-automated-backups-arn ARN …
     """
     from drkit.targets.aws import Backups, Database
@@ -142,10 +153,9 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
         return postgres.accepts_writes(target, at=endpoint_of(target, name, new_id))
 
     def act() -> None:
-        if facts["from"] == "snapshot":
-            backups.restore_snapshot(
-                facts["backup"], new_id, facts["settings"], permit=recovery.permit, undo=recovery.undo
-            )
+        if facts["from"] in ("snapshot", "copy"):
+            snapshot_id = _copied(recovery, backups, facts) if facts["from"] == "copy" else facts["backup"]
+            backups.restore_snapshot(snapshot_id, new_id, facts["settings"], permit=recovery.permit, undo=recovery.undo)
             return
         at = moment_of(facts["at"])
         if at is not None:
@@ -166,6 +176,19 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
         }  # fmt: skip
 
     return Step(done=done, act=act, result=result)
+
+
+def _copied(recovery: Recovery, backups: Backups, facts: Facts) -> str:
+    """Copy the snapshot into this region, wait until it can be used, and return its identifier here."""
+    copy_id = str(facts["copy_id"])
+    backups.copy_snapshot(facts["backup"], copy_id, facts["from_region"], permit=recovery.permit, undo=recovery.undo)
+
+    def usable() -> bool:
+        copy = backups.snapshot(copy_id)
+        return copy is not None and copy.status == "available"
+
+    recovery.wait(usable, f"{copy_id} is copied", timeout_s=7200)
+    return copy_id
 
 
 def _reaches(backups: Any, instance_id: str, at: datetime) -> bool:
@@ -301,7 +324,8 @@ def remove(recovery: Recovery, *, new: str, region: str, restored_by: str) -> St
 
     def act() -> None:
         recovery.permit.check()
-        failed = [u for u in undo.replay(recovery.undo, target, only=lambda r: r.verb == "delete_restored") if not u.ok]
+        verbs = ("delete_restored", "delete_copied_snapshot")
+        failed = [u for u in undo.replay(recovery.undo, target, only=lambda r: r.verb in verbs) if not u.ok]
         if failed:
             raise StillBroken("; ".join(u.sentence for u in failed), "drkit resume tries again")
 
