@@ -223,13 +223,19 @@ def calibrate(
     return setup.calibrate(trials, seed=seed, as_json=json)
 
 
-@command(app, "doctor", "drkit doctor", "drkit doctor az-failure --target staging  # and the permissions it needs")
+@command(
+    app,
+    "doctor",
+    "drkit doctor",
+    "drkit doctor az-failure --target staging  # and the permissions it needs",
+    "drkit doctor failback -t staging",
+)
 def doctor(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="EXPERIMENT",
-            help="Also check the permissions this experiment needs.",
+            metavar="NAME",
+            help="Also check the permissions that this experiment or playbook needs.",
             autocompletion=complete.experiments,
         ),
     ] = None,
