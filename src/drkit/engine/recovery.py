@@ -36,6 +36,7 @@ from drkit.project import Project, operator
 from drkit.rundir import RunDir
 from drkit.targets import Target
 
+DOWN_S = 1.0  # a service that fails for so long is down: the recovery begins
 BEGIN_S = 20.0  # until probes that have been started make their first attempt
 LEDGER_EVERY_S = 1.0
 Ask = Callable[[RunDir, StepCall, str], None]  # a question to a person: the run, the step, the text
@@ -253,8 +254,8 @@ class _Play:
         with contextlib.suppress(TimedOut):
             clock.wait_until(self.watch.all_answered, "probes", timeout_s=BEGIN_S, every_s=0.05, stop=self.stop)
             clock.wait_until(
-                lambda: self.watch.stable(length_s),
-                "answered",
+                lambda: self.watch.stable(length_s) or self.watch.failing(DOWN_S),
+                "answered, or certainly not",
                 timeout_s=2 * length_s + 2,
                 every_s=0.05,
                 stop=self.stop,

@@ -210,6 +210,15 @@ class Watch:
                 f.stable_for_s(now) >= (max(for_s, after_failure_s) if f.failures else for_s) for f in judged
             )
 
+    def failing(self, for_s: float) -> bool:
+        """Return whether a probe that is judged has seen nothing but failures for that long."""
+        with self._lock:
+            return any(
+                f.last_failure.done_ns - f.impact[1] >= for_s * NS_PER_S
+                for f in self._followers
+                if f.judged and f.first_good is None and f.last_failure and f.impact
+            )
+
     def all_answered(self) -> bool:
         """Return whether every probe has made an attempt."""
         with self._lock:
