@@ -86,8 +86,10 @@ class Ground:
         return self._processes[-1]
 
     def play(self, *words: str, answers: bool = True, home: Path | None = None) -> subprocess.Popen[str]:
-        """Start tests/helpers/play_playbook.py. answers: whether its questions are answered, with yes."""
-        environment = {**self.environment, "DRKIT_HOME": str(home or self.home)}
+        """Start tests/helpers/play_playbook.py. answers: whether its questions are answered, with yes. home: another one."""
+        environment = {**self.environment}
+        if home:
+            environment |= {"DRKIT_HOME": str(home), "DRKIT_REPORTS": str(home / "reports")}
         if answers:
             environment["ANSWER_AFTER_S"] = "0.3"
         self._processes.append(
