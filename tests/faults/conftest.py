@@ -86,7 +86,7 @@ class Ground:
         return self._processes[-1]
 
     def play(self, *words: str, answers: bool = True, home: Path | None = None) -> subprocess.Popen[str]:
-        """Start tests/helpers/play_playbook.py. answers: whether its questions are answered, with yes. home: another one."""
+        """Start tests/helpers/play_playbook.py. answers: whether its questions are answered, with yes."""
         environment = {**self.environment}
         if home:
             environment |= {"DRKIT_HOME": str(home), "DRKIT_REPORTS": str(home / "reports")}

@@ -96,17 +96,21 @@ class Matrix:
     ) -> None:
         playbook = catalog.load_playbook(name, project.find(home))
         self.calls = Calls(home)
-        self.steps: dict[str, StepCall] = {
-            c.name: c for c in catalog.single(playbook.calls({**playbook.variables, **variables}))
-        }
+        self._calls = playbook.calls({**playbook.variables, **variables})
+        self.steps: dict[str, StepCall] = {c.name: c for c in catalog.single(self._calls)}
         self.run: RunDir | None = None  # the newest that was started
         self._target, self._reports, self._play = target, reports, play
         self._words = (name, *(f"{k}={v}" for k, v in variables.items()))
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Return every kill point there is, in order."""
-        return tuple((step, when) for step in self.steps for when in ("before", "after"))  # type: ignore[misc]
+        """Return every kill point there is, in order; of steps that go on side by side the slowest comes last."""
+        found: list[Point] = []
+        for call in self._calls:
+            names = [c.name for c in catalog.single((call,))]
+            found += [(name, "before") for name in names]
+            found += [(name, "after") for name in reversed(names)]
+        return tuple(found)
 
     def start(self, **more: bool) -> tuple[subprocess.Popen[str], RunDir]:
         """Start the playbook (more: for play); return its process and its run, as soon as that is there."""
