@@ -20,6 +20,7 @@ from drkit.targets import Target
 
 MOMENT_S = 240.0  # until a step is reached; a machine with other work is slow
 END_S = 300.0
+END = "the end"  # when every step is done: rows are read, the undo is settled, the report written, the claim given back
 SOON_S = 0.15  # after its beginning: a step whose effect is no AWS call
 When = Literal["before", "after"]
 Point = tuple[str, When]
@@ -78,7 +79,11 @@ class History:
             state = (
                 mark["detail"]["state"] if mark["kind"] == "step" else "answered" if mark["kind"] == "answer" else ""
             )
-            if state:
+            if (mark["kind"], mark["name"]) == ("phase", "verification"):
+                self._events.setdefault(END, []).append(("begun", mark["t_lo_ns"]))
+            elif mark["kind"] == "run-ended":
+                self._events.setdefault(END, []).append(("done", mark["t_lo_ns"]))
+            elif state:
                 self._events.setdefault(mark["name"], []).append((state, mark["t_lo_ns"]))
         return [state for state, _ in self._events.get(step, [])]
 
@@ -110,7 +115,7 @@ class Matrix:
             names = [c.name for c in catalog.single((call,))]
             found += [(name, "before") for name in names]
             found += [(name, "after") for name in reversed(names)]
-        return tuple(found)
+        return (*found, (END, "before"), (END, "after"))
 
     def start(self, **more: bool) -> tuple[subprocess.Popen[str], RunDir]:
         """Start the playbook (more: for play); return its process and its run, as soon as that is there."""
@@ -137,6 +142,8 @@ class Matrix:
                 came.skipped.append((step, when))
                 continue
             self._wait(process, history, step, when)
+            if process.poll() is not None:
+                break  # it has come to its end
             process.send_signal(signal.SIGKILL)
             process.communicate()
             came.kills.append(self._what_happened(history, step, when))
@@ -162,9 +169,9 @@ class Matrix:
             assert process.poll() is None, process.communicate()[0]
             if when == "before":
                 return "begun" in new or "waiting" in history.events(step)
-            if self.steps[step].by_person:
+            if step in self.steps and self.steps[step].by_person:
                 return "answered" in new
-            if "begun" not in new:
+            if "begun" not in new or step == END:
                 return False
             begun_ns.append(clock.now_ns())
             if self._effect(history, step) == "no call":
@@ -174,7 +181,8 @@ class Matrix:
         clock.wait_until(reached, f"{step} has come so far", timeout_s=MOMENT_S, every_s=0.002)
 
     def _effect(self, history: History, step: str) -> str:
-        effect, from_ns = effect_of(self.steps[step], self._target), history.began_ns(step)
+        effect = effect_of(self.steps[step], self._target) if step in self.steps else None
+        from_ns = history.began_ns(step)
         if effect is None:
             return "no call"
         return "there" if from_ns is not None and self.calls.has(effect, from_ns) else "not there"
