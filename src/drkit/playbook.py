@@ -184,9 +184,14 @@ class Player:
                 self._one(call)
 
     def _ask_again(self) -> None:
-        """Of a run that is resumed: what was done and has to last must still be true."""
+        """Of a run that is resumed: what was done and has to last must still be true.
+
+        Not so what a later step takes away again (`until`): from its beginning on, half of it may be gone.
+        """
         for call in single(self._calls):
             if self.standing(call.name).state != "done" or not call.step or not info_of(call).lasting:
+                continue
+            if call.until in self._names and self.standing(call.until).state != "pending":
                 continue
             if not self._is_done(self._made(call, self.standing(call.name).facts), call.name):
                 self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")

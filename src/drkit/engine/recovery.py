@@ -35,6 +35,7 @@ from drkit.probes.journal import GENERATION
 from drkit.project import Project, operator
 from drkit.rundir import RunDir
 from drkit.targets import Target
+from drkit.targets.aws.claims import Claims
 
 DOWN_S = 1.0  # a service that fails for so long is down: the recovery begins
 BEGIN_S = 20.0  # until probes that have been started make their first attempt
@@ -84,12 +85,15 @@ def recover(
 
 
 def resume(run: RunDir, project: Project, *, watcher: Watcher | None = None, ask: Ask = lambda *_: None) -> RunRecord:
-    """Go on with a playbook's run where it stopped. Raises UsageError for a run that is no playbook's or has ended."""
+    """Go on with a playbook's run where it stopped; of one that was killed at its very end, do what was left.
+
+    Raises UsageError for a run that is no playbook's, or has ended.
+    """
     identity = run.identity
     if identity.get("kind") != "playbook":
         raise UsageError(f"run {run.run_id} is an experiment: it cannot be resumed", f"drkit undo {run.run_id}")
     if any(m.kind is MarkKind.RUN_ENDED for m in run.marks()):
-        raise UsageError(f"run {run.run_id} has ended", f"its report: drkit report {run.run_id}")
+        return _end_whole(run, project)
     if broken := run.broken_at():
         raise RunDirError(f"run {run.run_id} cannot be gone on with: {broken}", "look at its files")
     (run.path / "abort").unlink(missing_ok=True)
@@ -99,6 +103,21 @@ def resume(run: RunDir, project: Project, *, watcher: Watcher | None = None, ask
     return _hold_and_play(
         playbook, target, project, identity, wishes=wishes, run=run, watcher=watcher or Nobody(), ask=ask
     )
+
+
+def _end_whole(run: RunDir, project: Project) -> RunRecord:
+    """Give the target back and write the report of a run that was killed after its last step.
+
+    Raises UsageError if nothing of that is left to be done.
+    """
+    claims = Claims(targets.load(str(run.path / "target.json"), project.home))
+    with run.runner():
+        holder = claims.holder()
+        if run.sealed and (holder is None or holder.run_id != run.run_id):
+            raise UsageError(f"run {run.run_id} has ended", f"its report: drkit report {run.run_id}")
+        record = finish(run)
+        claims.release(run.run_id)
+    return record
 
 
 def mode_of(target: Target, *, real: bool) -> str:

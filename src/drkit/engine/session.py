@@ -130,6 +130,8 @@ def hold_recovery(
         lock = stack.enter_context(
             contextlib.closing(TargetLock(project.home, target.name, lab_directory=directory, recovery=True))
         )
+        if run is not None:
+            lock.name(run.run_id)  # who is refused meanwhile hears by whom
         joined = _join(project, target, playbook, stack)
         if run is None:
             claims.refuse_others("", instead_of=instead_of)  # before a run is made for nothing

@@ -34,6 +34,10 @@ class Fences(Subnets):
         """
         return all(self.association(s).fenced and self.is_isolated(s) for s in _named_all(subnet_ids))
 
+    def is_lifted(self, subnet_ids: Sequence[str]) -> bool:
+        """Return whether no fence is left around these subnets, in use or not: one that is not waits to be deleted."""
+        return not any(self.association(s).fenced or self._acls("tag-key", FENCE_TAG + s) for s in subnet_ids)
+
     def plan_fence(self, subnet_ids: Sequence[str]) -> tuple[Effect, ...]:
         """Return what fencing subnets would do; those that are cut already are left out."""
         return tuple(
