@@ -13,10 +13,12 @@ from drkit.lab.backups import Backups
 from drkit.lab.cloud import AwsError, Call
 from drkit.lab.database import AVAILABLE, FILL_TIMEOUT_S, MODIFYING, REBOOTING, Databases, Key, must_be_a_name
 from drkit.lab.nodes import REPLICA
+from drkit.lab.pgwire import ServerError
 from drkit.lab.restores import Restores
 
 log = logging.getLogger("drkit.lab.verbs")
 
+PROMOTE_TIMEOUT_S = 120.0
 _BUSY = "Instance {} is not in available state."
 
 
@@ -195,12 +197,26 @@ class Verbs:
             self._db.note(record, rds_events.STARTED)
 
     def _promote(self, record: Any) -> None:
+        """Make a replica a writer. One that crashes meanwhile is started again, as RDS does, for PROMOTE_TIMEOUT_S."""
         key, node = self._db.key(record), self._db.primary_of(record)
         assert node is not None
-        self._backups.begin(record)  # first: its new timeline begins with the promotion
-        with self._db.acting:
-            self._plant.promote(node)
-            self._db.astray.discard(key)
+
+        def promoted() -> bool:
+            if self._db.closing.is_set():
+                raise AwsError("InternalFailure", "the lab is being stopped")
+            try:
+                with self._db.acting:
+                    self._plant.start_node(node)
+                    if self._backups.kept(record) is None:
+                        self._backups.begin(record)  # first: its new timeline begins with the promotion
+                    self._plant.promote(node)
+                    self._db.astray.discard(key)
+            except (DrkitError, OSError, ServerError) as e:
+                log.info("%s is not promoted yet: %s", record.db_instance_identifier, e)
+                return False
+            return True
+
+        clock.wait_until(promoted, "the replica is promoted", timeout_s=PROMOTE_TIMEOUT_S, every_s=0.5)
         self._db.note(record, rds_events.PROMOTED)
         self._db.on_writer_moved()
         self._backups.back_up_soon(record)

@@ -152,6 +152,11 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
 
     def done() -> bool:
         now = database.instance(instance_id)
+        if now.status == "failed":
+            raise Refused(
+                f"RDS says that {instance_id} has failed: it cannot be promoted any more",
+                "what is left is the backup: drkit playbook run restore-from-cross-region-backup",
+            )
         if now.is_replica or now.status != "available":
             return False
         return not postgres.identity(target, at=(now.host, now.port), timeout_s=ASK_S).in_recovery
