@@ -334,7 +334,7 @@ class Player:
     def _stands_for(self, info: StepInfo, name: str, lo_ns: int, result: Facts) -> None:
         """Write down which of the measurement's events this step is."""
         run = self._recovery.run
-        if moment := result.get("restored_to"):
+        if moment := result.get("recovery_point"):
             ago_s = (clock.wall_utc() - datetime.fromisoformat(str(moment))).total_seconds()
             point_ns = clock.now_ns() - round(ago_s * NS_PER_S)
             run.mark(MarkKind.RECOVERY_POINT, name, t_lo_ns=point_ns, t_hi_ns=point_ns, at=moment)

@@ -1,15 +1,15 @@
-"""Backups: restored in the recovery region, compared with what they should be, and removed again after a drill."""
+"""Backups: restored in the recovery region, and compared with what they should be."""
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from drkit import clock, undo
-from drkit.errors import Refused, StillBroken, UsageError
+from drkit import clock
+from drkit.errors import DrkitError, Refused, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
+from drkit.probes import sql
 from drkit.steps.names import endpoint_of, instance_of, region_of, run_suffix
 from drkit.targets import Target, contents, postgres
 from drkit.targets.aws.account import RUN_TAG
@@ -18,9 +18,10 @@ from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
 if TYPE_CHECKING:
-    from drkit.targets.aws import Backups, Snapshot
+    from drkit.targets.aws import AutomatedBackup, Backups, Snapshot
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+RETAINED = "retained"  # RDS's word for backups whose instance or replication is gone
 _IAM_WINDOW = ("rds:DescribeDBInstanceAutomatedBackups", "rds:DescribeDBSnapshots")
 
 
@@ -83,6 +84,17 @@ def _newest_snapshot(target: Target, region: str, instance_id: str) -> Snapshot:
     raise Refused(f"there is no backup of {instance_id} in {region}, and no snapshot elsewhere", "nothing to restore")
 
 
+def _overtaken(target: Target, region: str, instance_id: str, backup: AutomatedBackup) -> bool:
+    """Return whether a backup grows no more, and a snapshot was made since."""
+    if backup.status != RETAINED:
+        return False
+    try:
+        newest = _newest_snapshot(target, region, instance_id)
+    except DrkitError:
+        return False
+    return bool(newest.created and backup.latest and newest.created > backup.latest)
+
+
 def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str, like: str, to_time: str) -> Facts:
     """Choose the backup: replicated automated backups, else the newest snapshot; and how the new instance shall be."""
     from drkit.targets.aws import Backups, Database
@@ -98,7 +110,7 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
     at = moment_of(to_time)
     found = backups.automated(instance_id)
     settings = backups.settings_like(instance_of(target, like))
-    if found is not None:
+    if found is not None and not (at is None and _overtaken(target, name, instance_id, found)):
         return {
             "from": "automated", "backup": found.arn, "at": at.isoformat() if at else "",
             "latest": found.latest.isoformat() if found.latest else "", "settings": settings,
@@ -172,7 +184,7 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
         host, port = endpoint_of(target, name, new_id)
         return {
             "host": host, "port": port, "bytes": contents.size_bytes(target, (host, port)), "from": facts["from"],
-            "restored_to": facts["at"] or facts["latest"],  # at least: what is archived since then comes with it
+            "recovery_point": facts["at"] or facts["latest"],  # at least: what is archived since then comes with it
         }  # fmt: skip
 
     return Step(done=done, act=act, result=result)
@@ -235,110 +247,23 @@ def is_like(recovery: Recovery, *, new: str, region: str, like: str, restored_by
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="verification")
-def is_a_prefix(recovery: Recovery, *, new: str, region: str) -> Step:
-    """Every marker row of the restored server is one of production, unaltered, and none is missing in between.
-
-    So it is what production was at one moment: not less, not more, not something else. The rows that came after that
-    moment are counted: they would be lost.
-    """
-    target, name = recovery.target, region_of(recovery.target, region)
-
-    def compared() -> contents.Compared:
-        return contents.compare_markers(target, endpoint_of(target, name, instance_of(target, new)))
-
-    def done() -> bool:
-        found = compared()
-        if found.wrong:
-            raise Refused(f"the restored rows are not what production had: {found.wrong}", "the backup is damaged")
-        return found.rows > 0
-
-    def result() -> Facts:
-        found = compared()
-        return {"rows": found.rows, "newer_in_production": found.newer, "tables": found.tables}
-
-    return Step(done=done, result=result)
-
-
-# --- a drill: nothing else is touched, and nothing stays --------------------------------------------------------------
-
-
-def _observe_production(recovery: Recovery) -> Facts:
-    """Return who serves production, and which instances there are in the recovery region."""
-    from drkit.targets.aws import Database
-
-    target = recovery.target
-    who = postgres.identity(target)
-    return {
-        "server": f"{who.address}:{who.port}", "timeline": who.timeline,
-        "instances": list(Database(target, region_of(target, "recovery")).instance_ids()),
-    }  # fmt: skip
-
-
-@asks(*_IAM_LOOK)
-@step(observe=_observe_production, purpose="check")
-def remember_production(recovery: Recovery, *, facts: Facts) -> Step:
-    """Write down who serves production, and which instances there are, before anything is made."""
-    return Step(done=lambda: bool(facts), result=lambda: {"instances": facts["instances"]})
-
-
-@asks(*_IAM_LOOK)
 @step(purpose="check")
-def production_is_untouched(recovery: Recovery, *, remembered: str) -> Step:
-    """The same server serves production as before, and there are the same instances in the recovery region."""
-    before = recovery.known(remembered)
+def rows_are_intact(recovery: Recovery, *, new: str, region: str) -> Step:
+    """Every marker row that was restored, of whatever run, has the checksum of its own content.
+
+    It needs no production to compare with, which may be gone or damaged.
+    """
+    target = recovery.target
+    at = endpoint_of(target, region_of(target, region), instance_of(target, new))
+    seen = {"rows": 0, "damaged": 0}
 
     def done() -> bool:
-        now = _observe_production(recovery)
-        return all(now[key] == before.get(key) for key in ("server", "timeline", "instances"))
+        seen.update(rows=0, damaged=0)
+        for writer, seq, sent_ns, sha256 in contents.markers(target, at):
+            seen["rows"] += 1
+            seen["damaged"] += sql.checksum(writer, seq, sent_ns) != sha256
+        if seen["damaged"]:
+            raise Refused(f"{seen['damaged']} of {seen['rows']} restored rows are damaged", "choose another backup")
+        return True
 
-    return Step(done=done)
-
-
-def _plan_remove(target: Target, *, new: str, region: str, restored_by: str) -> tuple[Effect, ...]:
-    new_id = instance_of(target, new)
-    return (
-        Effect(
-            call="rds:DeleteDBInstance",
-            resource=new_id,
-            region=region_of(target, region),
-            what=f"delete {new_id}, which this run has made",
-            undo="none needed: nothing but the drill used it",
-            iam=IAM_RESTORE,
-            consented=True,
-        ),
-    )
-
-
-@asks(*_IAM_LOOK, *IAM_RESTORE)
-@step(plan=_plan_remove, purpose="preparation")
-def remove(recovery: Recovery, *, new: str, region: str, restored_by: str) -> Step:
-    """Delete what this run has restored, without a snapshot; done when RDS knows it no more and nobody answers."""
-    from drkit.targets.aws import Database
-
-    target, name = recovery.target, region_of(recovery.target, region)
-    database, new_id = Database(target, name), instance_of(target, new)
-
-    def done() -> bool:
-        return not database.exists(new_id) and not _answers(recovery, restored_by)
-
-    def act() -> None:
-        recovery.permit.check()
-        verbs = ("delete_restored", "delete_copied_snapshot")
-        failed = [u for u in undo.replay(recovery.undo, target, only=lambda r: r.verb in verbs) if not u.ok]
-        if failed:
-            raise StillBroken("; ".join(u.sentence for u in failed), "drkit resume tries again")
-
-    return Step(done=done, act=act)
-
-
-def _answers(recovery: Recovery, restored_by: str) -> bool:
-    """Return whether anything listens where the restored server was."""
-    known = recovery.known(restored_by)
-    if not known.get("host"):
-        return False
-    try:
-        with socket.create_connection((recovery.target.address(known["host"]), int(known["port"])), timeout=1.0):
-            return True
-    except OSError:
-        return False
+    return Step(done=done, result=lambda: {"rows": seen["rows"]})
