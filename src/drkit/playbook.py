@@ -38,6 +38,7 @@ from drkit.undo import UndoJournal
 Planner = Callable[..., tuple[Effect, ...]]  # (target, **the step's arguments), with read-only calls
 Function = TypeVar("Function", bound=Callable[..., "Step"])
 Purpose = Literal["recovery", "check", "fence", "verification", "redundancy", "preparation"]
+GRACE_S = 5.0  # for an act to notice that the run is to stop
 LEAST_S = 30.0  # a step has at least this long, however fast the target
 
 
@@ -293,9 +294,14 @@ class Player:
 
         worker = threading.Thread(target=act, name=call.name, daemon=True)
         worker.start()
-        worker.join(limit_s)
+        deadline_ns = clock.now_ns() + int(limit_s * NS_PER_S)
+        while worker.is_alive() and clock.now_ns() < deadline_ns and not self._recovery.stop.is_set():
+            worker.join(0.02)
+        if self._recovery.stop.is_set():
+            worker.join(GRACE_S)  # a call that is under way now may still take effect: resume asks
         if not box:
             self._recovery.permit.revoke(f"{call.name} was not waited for any longer")
+            self._raise_if_stopped()
             self._fail(call.name, TimedOut(f"not finished within {limit_s:g} s"))
         if (problem := box[0]) is not None:
             self._raise_if_stopped()

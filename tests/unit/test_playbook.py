@@ -202,6 +202,13 @@ def test_a_step_that_hangs_is_given_up_and_may_change_nothing_later(
     table.stop.set()
 
 
+def test_a_run_that_is_to_stop_does_not_wait_for_a_step_that_hangs(run: RunDir) -> None:
+    table = Table(run, StepCall(name="hangs", step="toy_steps.hangs", arguments={"name": "x"}, timeout_s=900))
+    threading.Timer(0.2, table.stop.set).start()
+    with pytest.raises(Aborted):
+        table.play()
+
+
 def test_a_run_that_is_to_stop_begins_no_further_step(run: RunDir, world: World) -> None:
     table = Table(run, on("one"))
     table.stop.set()
