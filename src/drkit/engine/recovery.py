@@ -72,6 +72,8 @@ def recover(
     Raises Refused (TargetBusy, PlanDrift) before anything is touched. One that was stopped can be resumed.
     """
     mode = mode_of(target, real=wishes.real)
+    # Before it is planned: over what another recovery has half done a plan stumbles, and its hint would lead astray.
+    Claims(target).refuse_others("", instead_of=wishes.instead_of)
     resolved = resolve(playbook, target, project, wishes.variables or {})
     if wishes.approved_digest is not None:
         refuse_drift(resolved.plan, wishes.approved_digest, "drkit playbook plan")
