@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import scripts
-from kill_matrix import History, Pass, Point
+from kill_matrix import END, History, Pass, Point
 from performance import left_behind, matrix_of, perform
 
 from drkit import clock
@@ -28,10 +28,9 @@ PASSES = 3
 SOME: dict[str, tuple[Point, ...]] = {
     "rds-failover": (("fail-over", "before"), ("fail-over", "after"), ("ledger", "before")),
     "az-evacuate": (("hold-refill", "after"), ("writer-leaves", "after"), ("use-again", "after")),
-    "region-failover": (("fence-api", "after"), ("promote", "before"), ("promote", "after"), ("point-secret", "after")),
+    "region-failover": (("fence-api", "after"), ("promote", "before"), ("promote", "after"), (END, "after")),
     "failback": (
-        ("retire-old", "after"), ("lift-old-fence", "after"), ("stop-writes", "after"), ("promote", "before"),
-        ("promote", "after"), ("replica-again", "after"),
+        ("lift-old-fence", "after"), ("stop-writes", "after"), ("promote", "after"), ("lift-fence", "after"),
     ),
 }  # fmt: skip
 

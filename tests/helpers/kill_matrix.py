@@ -36,11 +36,13 @@ class Kill:
     effect: str  # "there", "not there", "no call"; of this step
     done: bool
     tries: int
+    beside: tuple[str, ...] = ()  # of the steps that went on side by side with it
 
     @property
     def text(self) -> str:
         stood = "done" if self.done else f"begun {self.tries} times" if self.tries else "not begun"
-        return f"{self.step:24}{self.wanted:8} effect {self.effect:10} {stood}"
+        beside = f" (beside it {'; '.join(self.beside)})" if self.beside else ""
+        return f"{self.step:24}{self.wanted:8} effect {self.effect:10} {stood}{beside}"
 
 
 @dataclass(slots=True)
@@ -190,4 +192,8 @@ class Matrix:
     def _what_happened(self, history: History, step: str, when: When) -> Kill:
         events = history.events(step)
         tries = events.count("begun") + events.count("waiting")
-        return Kill(step, when, self._effect(history, step), "done" in events, tries)
+        blocks = [[c.name for c in call.parallel] for call in self._calls]
+        others = [name for block in blocks if step in block for name in block if name != step]
+        stand = {name: (history.events(name) or ["not begun"])[-1] for name in others}
+        beside = [f"{name}: effect {self._effect(history, name)}, {state}" for name, state in stand.items()]
+        return Kill(step, when, self._effect(history, step), "done" in events, tries, tuple(beside))

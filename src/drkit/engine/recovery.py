@@ -75,6 +75,8 @@ def recover(
     mode = mode_of(target, real=wishes.real)
     if wishes.since is not None and wishes.since > clock.wall_utc():
         raise UsageError(f"--since {wishes.since.isoformat()} is in the future", "give the time in UTC, or its offset")
+    # Before it is planned: over what another recovery has half done a plan stumbles, and its hint would lead astray.
+    Claims(target).refuse_others("", instead_of=wishes.instead_of)
     resolved = resolve(playbook, target, project, wishes.variables or {})
     if wishes.approved_digest is not None:
         refuse_drift(resolved.plan, wishes.approved_digest, "drkit playbook plan")
