@@ -225,7 +225,12 @@ def is_a_prefix(recovery: Recovery, *, new: str, region: str) -> Step:
         found = compared()
         if found.wrong:
             raise Refused(f"the restored rows are not what production had: {found.wrong}", "the backup is damaged")
-        return found.rows > 0
+        if not found.rows:
+            raise Refused(
+                f"{instance_of(target, new)} holds no marker row to compare: it is from before drkit's first run here",
+                "undo this run; once the backup reaches past this moment, run it again",
+            )
+        return True
 
     def result() -> Facts:
         found = compared()
