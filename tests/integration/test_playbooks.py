@@ -42,12 +42,14 @@ def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 
 @pytest.fixture
-def ground(_ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Ground:
-    """Return the module's lab, whole."""
+def ground(_ground: Ground, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """Return the module's lab, whole; what a test that failed has left behind is nobody else's matter."""
     monkeypatch.delenv("DRKIT_HOME", raising=False)
     monkeypatch.delenv("DRKIT_REPORTS", raising=False)
+    failed = request.session.testsfailed
     _ground.make_whole()
-    return _ground
+    yield _ground
+    _ground.spent = _ground.spent or request.session.testsfailed > failed
 
 
 def runs(ground: Ground) -> list[Path]:

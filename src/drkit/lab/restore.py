@@ -76,7 +76,8 @@ class Restore:
         try:
             with ThreadPoolExecutor(_AT_ONCE + 1) as pool:
                 tar = pool.submit(self._patiently, self._unpack)
-                fetched = [pool.submit(self._patiently, lambda key=key: self._fetch(key)) for key in self._log_keys()]
+                keys = self._patiently(self._log_keys)
+                fetched = [pool.submit(self._patiently, lambda key=key: self._fetch(key)) for key in keys]
                 size = tar.result()
                 for one in fetched:
                     one.result()
