@@ -31,6 +31,7 @@ fmt: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m drkit.cli.reference > docs/cli.md
+	$(BIN)/python -m drkit.cli.reference --runbooks docs/runbooks
 
 bench: $(VENV)/.dev
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

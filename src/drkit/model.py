@@ -150,6 +150,7 @@ class MarkKind(StrEnum):
     IMPACT = "impact"  # since when the service is down, as a person told it who began to recover it
     STEP = "step"  # a playbook's step; detail: state (observed, waiting, begun, done, failed), facts, result, why
     ANSWER = "answer"  # a person's answer to a step; detail: by, yes, note
+    RECOVERY_POINT = "recovery-point"  # the moment that a backup was restored to, as the target tells it
     RESUMED = "resumed"  # another process goes on with the playbook
     RECOVERED = "recovered"  # the playbook has come to its end
     GUARDIAN = "guardian"  # written by the guardian after drkit died
@@ -184,6 +185,7 @@ class Objective:
     """Targets; None means not promised, so not judged. Defaults of the system are in the seed document, §8 and §9."""
 
     rto_s: float | None = None
+    verified: bool = False  # rto_s is promised until the data is verified, not until the service answers
     rpo_s: float | None = None
     lost_writes_max: int | None = None  # acknowledged writes that may be lost, of all writers together; 0: none
     mttr_s: float | None = None
@@ -440,6 +442,7 @@ class RunRecord:
     hypothesis: str = ""
     plan_digest: str = ""
     effects: tuple[Effect, ...] = ()
+    steps: tuple[PlannedStep, ...] = ()  # of a playbook, as planned
     undo: tuple[UndoRecord, ...] = ()
     environment: Mapping[str, type_json] = field(default_factory=dict)  # versions, machine, lab speed, account, …
     instrument: Mapping[str, type_json] = field(default_factory=dict)  # p, τ, W per probe, calibration certificate

@@ -13,8 +13,9 @@ before `act`. Where a run stands is a pure function of its history: nothing else
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NoReturn, TypeVar
 
 from drkit import clock
@@ -24,13 +25,20 @@ from drkit.errors import Aborted, DrkitError, Refused, StepFailed, TargetError, 
 from drkit.guard import Permit
 from drkit.model import Effect, Mark, MarkKind
 from drkit.rundir import RunDir
+from drkit.standing import Facts as Facts  # the same names, as `drkit.playbook` had them
+from drkit.standing import Standing as Standing
+from drkit.standing import State as State
+from drkit.standing import after as _after
+from drkit.standing import answer_of as answer_of
+from drkit.standing import open_question as open_question
+from drkit.standing import standings as standings
 from drkit.targets import Target
 from drkit.undo import UndoJournal
 
-Facts = Mapping[str, Any]  # survives JSON
 Planner = Callable[..., tuple[Effect, ...]]  # (target, **the step's arguments), with read-only calls
 Function = TypeVar("Function", bound=Callable[..., "Step"])
 Purpose = Literal["recovery", "check", "fence", "verification", "redundancy", "preparation"]
+GRACE_S = 5.0  # for an act to notice that the run is to stop
 LEAST_S = 30.0  # a step has at least this long, however fast the target
 
 
@@ -109,78 +117,6 @@ def info_of(call: StepCall) -> StepInfo:
     return info
 
 
-# --- where a run stands -----------------------------------------------------------------------------------------------
-
-State = Literal["pending", "begun", "waiting", "done", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one step stands. `tries`: how often it was begun."""
-
-    name: str
-    state: State = "pending"
-    facts: Facts | None = None  # None: not observed
-    result: Facts = field(default_factory=dict)
-    tries: int = 0
-    began_ns: int | None = None
-    ended_ns: int | None = None
-    why: str = ""
-    already: bool = False  # it was done before anything was done for it
-    by: str = ""  # of what people decided: who
-    note: str = ""
-
-
-def standings(marks: Iterable[Mark], names: Iterable[str]) -> dict[str, Standing]:
-    """Return where each step stands after these marks. Pure."""
-    found = {name: Standing(name) for name in names}
-    for mark in marks:
-        if mark.name in found:
-            found[mark.name] = _after(found[mark.name], mark)
-    return found
-
-
-def _after(now: Standing, mark: Mark) -> Standing:
-    detail = mark.detail
-    if mark.kind is MarkKind.ANSWER:
-        return replace(now, by=str(detail["by"]), note=str(detail["note"]))
-    if mark.kind is not MarkKind.STEP:
-        return now
-    match detail["state"]:
-        case "observed":
-            return replace(now, facts=detail["facts"])
-        case "begun" | "waiting" as state:
-            began_ns = now.began_ns or mark.t_lo_ns
-            return replace(now, state=state, tries=now.tries + 1, began_ns=began_ns, ended_ns=None, why="")
-        case state:
-            return replace(
-                now,
-                state=state,
-                ended_ns=mark.t_hi_ns,
-                why=str(detail.get("why", "")),
-                result=detail.get("result") or {},
-                already=bool(detail.get("already")),
-            )
-
-
-def answer_of(marks: Sequence[Mark], name: str) -> Mark | None:
-    """Return the answer to the question that a step asks now: the first one since it was last asked. Pure."""
-    asked = max((n for n, m in enumerate(marks) if _is_waiting(m, name)), default=None)
-    if asked is None:
-        return None
-    return next((m for m in marks[asked:] if m.kind is MarkKind.ANSWER and m.name == name), None)
-
-
-def open_question(marks: Sequence[Mark], name: str) -> bool:
-    """Return whether a step waits for an answer and has none. Pure."""
-    last = next((m for m in reversed(marks) if m.name == name and m.kind in (MarkKind.STEP, MarkKind.ANSWER)), None)
-    return last is not None and _is_waiting(last, name)
-
-
-def _is_waiting(mark: Mark, name: str) -> bool:
-    return mark.kind is MarkKind.STEP and mark.name == name and mark.detail.get("state") == "waiting"
-
-
 # --- playing ----------------------------------------------------------------------------------------------------------
 
 
@@ -209,13 +145,20 @@ class Player:
         with self._lock:
             return self._standing[name]
 
+    def states(self) -> tuple[tuple[str, str], ...]:
+        """Return each step's name and state, in order."""
+        with self._lock:
+            return tuple((name, self._standing[name].state) for name in self._names)
+
     def known(self, name: str) -> Facts:
         """Return what a step observed and what came of it, and `took_s` once something was done for it."""
         with self._lock:
             now = self._standing.get(name)
         if now is None:
             return {}
-        took = {"took_s": (now.ended_ns - now.began_ns) / NS_PER_S} if now.ended_ns and now.began_ns else {}
+        took = {}
+        if now.tries and now.ended_ns is not None and now.began_ns is not None:
+            took = {"took_s": (now.ended_ns - now.began_ns) / NS_PER_S}
         return {**took, **(now.facts or {}), **now.result}
 
     def check(self, calls: Sequence[StepCall]) -> tuple[str, ...]:
@@ -242,9 +185,14 @@ class Player:
                 self._one(call)
 
     def _ask_again(self) -> None:
-        """Of a run that is resumed: what was done and has to last must still be true."""
+        """Of a run that is resumed: what was done and has to last must still be true.
+
+        Not so what a later step takes away again (`until`): from its beginning on, half of it may be gone.
+        """
         for call in single(self._calls):
             if self.standing(call.name).state != "done" or not call.step or not info_of(call).lasting:
+                continue
+            if call.until in self._names and self.standing(call.until).state != "pending":
                 continue
             if not self._is_done(self._made(call, self.standing(call.name).facts), call.name):
                 self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")
@@ -295,10 +243,10 @@ class Player:
             self._carry_out(call, made, began_ns)
         result = self._result(made, name)
         lo_ns = began_ns if already else None
-        self._note(name, "done", already=already, result=result)
-        self._stands_for(info, name, lo_ns or began_ns)
-        how = "done" if not already else "holds" if made.act is nothing else "was done already"
-        self._recovery.say(f"{name}: {how}{_told(result)}")
+        looked = made.act is nothing
+        self._note(name, "done", t_lo_ns=began_ns, already=already, looked=looked, result=result)
+        self._stands_for(info, name, lo_ns or began_ns, result)
+        self._recovery.say(f"{name}: {self.standing(name).done_words}{_told(result)}")
 
     def _observed(self, call: StepCall, info: StepInfo) -> Facts | None:
         """Return what the step has to know from before its effect: asked once, and on disk when this returns."""
@@ -346,9 +294,14 @@ class Player:
 
         worker = threading.Thread(target=act, name=call.name, daemon=True)
         worker.start()
-        worker.join(limit_s)
+        deadline_ns = clock.now_ns() + int(limit_s * NS_PER_S)
+        while worker.is_alive() and clock.now_ns() < deadline_ns and not self._recovery.stop.is_set():
+            worker.join(0.02)
+        if self._recovery.stop.is_set():
+            worker.join(GRACE_S)  # a call that is under way now may still take effect: resume asks
         if not box:
             self._recovery.permit.revoke(f"{call.name} was not waited for any longer")
+            self._raise_if_stopped()
             self._fail(call.name, TimedOut(f"not finished within {limit_s:g} s"))
         if (problem := box[0]) is not None:
             self._raise_if_stopped()
@@ -384,13 +337,19 @@ class Player:
         except DrkitError as e:
             self._fail(name, e)
 
-    def _stands_for(self, info: StepInfo, name: str, lo_ns: int) -> None:
+    def _stands_for(self, info: StepInfo, name: str, lo_ns: int, result: Facts) -> None:
         """Write down which of the measurement's events this step is."""
         run = self._recovery.run
+        if moment := result.get("recovery_point"):
+            ago_s = (clock.wall_utc() - datetime.fromisoformat(str(moment))).total_seconds()
+            point_ns = clock.now_ns() - round(ago_s * NS_PER_S)
+            run.mark(MarkKind.RECOVERY_POINT, name, t_lo_ns=point_ns, t_hi_ns=point_ns, at=moment)
         if info.purpose in ("recovery", "fence"):
             run.mark(MarkKind.RECOVERY_END, name, t_lo_ns=lo_ns)
         elif info.purpose == "redundancy":
             run.mark(MarkKind.REDUNDANCY_RESTORED, name, t_lo_ns=lo_ns)
+        elif info.purpose == "verification":
+            run.mark(MarkKind.DATA_VERIFIED, name, t_lo_ns=lo_ns)
 
     def _declare(self, by: str) -> None:
         with self._lock:

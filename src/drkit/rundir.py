@@ -211,6 +211,10 @@ class RunDir:
             lines = [f"{_sha256(p)}  {p.relative_to(self.path)}" for p in self._files()]
             self.write_text(MANIFEST, "\n".join(lines) + "\n")
 
+    def unseal(self) -> None:
+        """Take the seal away from a run that goes on; it is sealed again at its end."""
+        (self.path / MANIFEST).unlink(missing_ok=True)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @property

@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 import tomllib
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ import pytest
 import yaml
 
 from drkit import catalog, cli, project, targets
-from drkit.catalog import Extension
+from drkit.catalog import Extension, StepCall
+from drkit.catalog._playbook import _File as PlaybookFile
 from drkit.chaos import planner
-from drkit.cli import reference
+from drkit.cli import reference, runbooks
 from drkit.model import Objective
+from drkit.playbook import info_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -84,6 +87,42 @@ def test_the_worked_example_is_a_valid_experiment(my_faults: Path) -> None:
     assert planner(function) is not None
 
 
+@pytest.fixture
+def my_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The Python of the worked playbook, importable."""
+    (code,) = blocks(DOCS / "adding-a-playbook.md", "python")
+    (tmp_path / "my_steps.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_steps", None)
+
+
+def test_the_worked_playbook_is_valid_and_its_steps_do_what_it_says(my_steps: Path) -> None:
+    (text,) = blocks(DOCS / "adding-a-playbook.md", "yaml")
+    (my_steps / "warm-cache.yaml").write_text(text)
+    book = catalog.load_playbook(str(my_steps / "warm-cache.yaml"), project.Project(my_steps, project.Settings()))
+    check, warm = book.file.prerequisites[0], book.file.steps[0]
+    assert info_of(check).purpose == "check"
+    recovery = types.SimpleNamespace(permit=types.SimpleNamespace(check=lambda: None))
+    arguments = catalog.arguments_of(warm, book.variables)
+    facts = info_of(warm).observe(recovery, **arguments)
+    made = catalog.step_function(warm)(recovery, **arguments, facts=facts)
+    assert not made.done()
+    made.act()
+    made.act()  # killed and played again
+    assert made.done()
+    assert made.result() == {"keys": 1000, "new": 1000}
+    page = runbooks.page(book)
+    assert "- By hand: ./warm-cache --keys 1000" in page
+    assert "The cache holds ${keys} keys. Let all clients in?" in page
+
+
+def test_the_runbooks_are_current() -> None:
+    pages = runbooks.pages()
+    there = {p.name: p.read_text("utf-8") for p in (DOCS / "runbooks").glob("*.md")}
+    assert there == pages, "python -m drkit.cli.reference --runbooks docs/runbooks"
+
+
 def test_the_configuration_shown_is_understood_and_shows_the_defaults() -> None:
     (text,) = blocks(DOCS / "configuration.md", "toml")
     settings = project.parse(project.Settings, tomllib.loads(text), "configuration.md")
@@ -118,9 +157,18 @@ def keys(kind: typing.Any) -> Iterator[str]:
     ],
 )
 def test_every_key_is_explained(page: str, kind: type) -> None:
+    assert {k for k in keys(kind) if k != "name"} <= explained_in(page)
+
+
+@pytest.mark.parametrize("kind", [PlaybookFile, StepCall])
+def test_every_key_of_a_playbook_is_explained(kind: type) -> None:
+    assert {f.name for f in dataclasses.fields(kind) if f.name != "name"} <= explained_in("adding-a-playbook.md")
+
+
+def explained_in(page: str) -> set[str]:
+    """Return the words that the tables of a page explain."""
     tables = "\n".join(line for line in (DOCS / page).read_text("utf-8").splitlines() if line.startswith("|"))
-    explained = {part for code in re.findall(r"`([^`]+)`", tables) for part in re.split(r"[^\w]+", code)}
-    assert {k for k in keys(kind) if k != "name"} <= explained
+    return {part for code in re.findall(r"`([^`]+)`", tables) for part in re.split(r"[^\w]+", code)}
 
 
 @pytest.mark.parametrize("name", ["drkit.yml", "other-zone.yaml"])

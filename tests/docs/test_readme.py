@@ -38,7 +38,7 @@ def test_it_shows_commands() -> None:
 @pytest.mark.parametrize("command", drkit_commands())
 def test_every_drkit_command_and_option_exists(command: str) -> None:
     words = shlex.split(command)[1:]
-    verbs = words[:2] if words[0] in ("lab", "target") else words[:1]
+    verbs = words[:2] if words[0] in ("lab", "target", "playbook") else words[:1]
     drkit = Path(sys.executable).parent / "drkit"
     told = subprocess.run([drkit, *verbs, "--help"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
@@ -66,6 +66,11 @@ def test_every_link_leads_somewhere(link: str) -> None:
 def test_the_experiments_are_those_that_are_shipped() -> None:
     named = set(re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE))
     assert named == {p.stem for p in project.shipped("experiments").glob("*.yaml")}
+
+
+def test_the_playbooks_are_those_that_are_shipped() -> None:
+    named = set(re.findall(r"^\| \[([a-z-]+)\]\(docs/runbooks/", README, re.MULTILINE))
+    assert named == {p.stem for p in project.shipped("dr_playbooks").glob("*.yaml")}
 
 
 def test_the_target_file_is_one(tmp_path: Path) -> None:

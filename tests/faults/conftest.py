@@ -36,6 +36,7 @@ MAIN = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from drkit.cli import main; sys.exit(main(sys.argv[1:]))"
 )
+HELPERS = Path(__file__).parent.parent / "helpers"
 Moment = Callable[[Path], bool]  # has a run's directory come so far?
 
 
@@ -82,6 +83,22 @@ class Ground:
             **more,
         }  # fmt: skip
         self._processes.append(subprocess.Popen([sys.executable, "-c", MAIN, *words], **arguments))  # type: ignore[call-overload]
+        return self._processes[-1]
+
+    def play(self, *words: str, answers: bool = True, home: Path | None = None) -> subprocess.Popen[str]:
+        """Start tests/helpers/play_playbook.py. answers: whether its questions are answered, with yes."""
+        environment = {**self.environment}
+        if home:
+            environment |= {"DRKIT_HOME": str(home), "DRKIT_REPORTS": str(home / "reports")}
+        if answers:
+            environment["ANSWER_AFTER_S"] = "0.3"
+        self._processes.append(
+            subprocess.Popen(
+                [sys.executable, str(HELPERS / "play_playbook.py"), *words],
+                env=environment, cwd=self.root, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+        )  # fmt: skip
         return self._processes[-1]
 
     def end_all(self) -> None:
@@ -280,6 +297,15 @@ def ground(_ground: Ground) -> Iterator[Ground]:
     yield _ground
     _ground.end_all()
     _ground.put_back_all()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return a lab of one module's own: playbooks leave it with another writer, at another timeline."""
+    stage = Ground(tmp_path_factory.mktemp("stage"))
+    yield stage
+    stage.end_all()
+    labs.down(home=stage.home)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,15 @@ class Regions:
         return "gone" if found is None else str(found["DBInstanceStatus"])
 
     def await_status(self, wanted: str, name: str, region: str = "") -> None:
-        eventually(lambda: self.status(name, region) == wanted, f"{name} is {wanted}")
+        """Wait for a status, and no longer once it can't come any more."""
+
+        def there() -> bool:
+            now = self.status(name, region)
+            if now != wanted and now in ("failed", "incompatible-restore"):
+                raise AssertionError(f"{name} is {now}, not {wanted}")
+            return now == wanted
+
+        eventually(there, f"{name} is {wanted}")
 
     def port(self, name: str, region: str = "") -> int:
         found = self.instance(name, region)

@@ -110,6 +110,30 @@ class TestRestore:
         assert exists == "DBInstanceAlreadyExists"
         assert regions.status("never", RECOVERY) == "gone"
 
+    def test_across_a_failover_nothing_is_missing(self, regions: Regions) -> None:
+        """The primary dies with log that it has not archived yet: its successor has it, and archives it."""
+        regions.insert(50_000)
+        regions.rds.reboot_db_instance(DBInstanceIdentifier="orders-db", ForceFailover=True)
+        regions.await_status("available", "orders-db")
+        regions.insert(10)
+        rows = regions.count()
+        regions.await_archived()
+        assert any(key.endswith(".history") for key in keys(regions, "orders-db/wal/"))
+        regions.restore("across", UseLatestRestorableTime=True)
+        regions.await_status("available", "across", RECOVERY)
+        assert regions.count("across", RECOVERY) == rows
+        regions.delete("across", RECOVERY)
+
+    def test_one_that_nobody_wants_any_more_is_given_up(self, regions: Regions) -> None:
+        labs.disturb(home=regions.home, what="s3-503", for_s=60)
+        try:
+            regions.restore("unwanted", UseLatestRestorableTime=True)
+            regions.recovery.delete_db_instance(DBInstanceIdentifier="unwanted", SkipFinalSnapshot=True)
+            assert regions.status("unwanted", RECOVERY) in ("deleting", "gone")
+            eventually(lambda: regions.status("unwanted", RECOVERY) == "gone", "gone", timeout_s=20)
+        finally:
+            labs.disturb(home=regions.home, what="s3-503", for_s=0)
+
     def test_it_survives_an_s3_that_is_busy_for_a_while(self, regions: Regions) -> None:
         eventually(lambda: "RestoreWindow" in regions.backup(), "there is a backup")
         labs.disturb(home=regions.home, what="s3-503", for_s=4)

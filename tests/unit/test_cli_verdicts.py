@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import playbook_runs
 import pytest
 import report_records as records
 
@@ -19,7 +20,8 @@ from drkit.engine import ProbeView, Progress
 from drkit.model import History, Interval, Judgement, Mark, MarkKind, Reason, Role, RunRecord, UndoRecord, Verdict
 
 Make = Callable[[], RunRecord]
-every_record = pytest.mark.parametrize("make", records.EVERY_RECORD, ids=lambda f: f.__name__)
+EVERY_RECORD = (*records.EVERY_RECORD, *playbook_runs.EVERY_RECORD)
+every_record = pytest.mark.parametrize("make", EVERY_RECORD, ids=lambda f: f.__name__)
 
 
 def judged(word: Verdict) -> RunRecord:

@@ -34,8 +34,8 @@ class Case:
     rules: Rules = field(default_factory=lambda: Rules(allowed_accounts=("111111111111",)))
     radius: BlastRadius = field(default_factory=BlastRadius)
 
-    def ask(self) -> Permit:
-        return authorise("run-1", self.effects, facts=self.facts, rules=self.rules, blast_radius=self.radius)
+    def ask(self, *, real: bool = False) -> Permit:
+        return authorise("run-1", self.effects, facts=self.facts, rules=self.rules, blast_radius=self.radius, real=real)
 
     def where(self, **facts: Any) -> Case:
         return replace(self, facts=replace(self.facts, **facts))
@@ -125,6 +125,27 @@ def test_each_guard_lets_its_twin_through(guard: str) -> None:
     permit = good.ask()
     permit.check()
     assert permit.run_id == "run-1"
+
+
+# What refuses a real recovery too; the other guards keep experiments from a system in trouble, or within bounds.
+OF_A_RECOVERY = {
+    "credentials of another account", "an account that is not allowed", "a region that is not the target's",
+    "a region that drkit.toml does not allow", "a run of another machine", "another library's action",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_real_recovery_is_refused_for_the_wrong_place_only(guard: str) -> None:
+    case, sentence, _, good = GUARDS[guard]
+    assert not good.ask().real
+    assert good.ask(real=True).real
+    if guard not in OF_A_RECOVERY:
+        case.ask(real=True).check()
+        return
+    with pytest.raises(Refused) as refusal:
+        case.ask(real=True)
+    assert sentence in refusal.value.message
+    assert "not breaking" not in refusal.value.message
 
 
 def test_a_permit_comes_from_authorise_only() -> None:

@@ -485,3 +485,184 @@ def test_a_hypothesis_that_did_not_hold_beforehand_is_a_missing_baseline_though_
     verdict = judged(only_before)
     assert Verdict.INVALID in found(verdict, "baseline")
     assert not found(verdict, "hypothesis")
+
+
+# --- playbooks --------------------------------------------------------------------------------------------------------
+
+
+def step(at_s: float, name: str, state: str, **detail: Any) -> Mark:
+    return mark(MarkKind.STEP, at_s, name, state=state, **detail)
+
+
+PLAYED = (
+    mark(MarkKind.HYPOTHESIS, 1, "replica-there", when="prerequisite", held=True, why=""),
+    mark(MarkKind.DECLARED, 6, "playbook", by="ann"),
+    mark(MarkKind.RECOVERY_START, 6, "promote"),
+    step(6, "promote", "begun"),
+    step(6.8, "promote", "done", result={}),
+    mark(MarkKind.RECOVERY_END, 6.8, "promote"),
+    step(7.2, "check", "done", already=True),
+)
+ENDED = (mark(MarkKind.RECOVERED, 19, "toy"), mark(MarkKind.RUN_ENDED, 19, "toy"))
+
+
+def recovery(*marks: Mark, down: tuple[int, int] = (5050, 6900)) -> History:
+    """A playbook's run on a service that went down while it was watched: no fault of drkit's."""
+    writes = series("writes", down, role=Role.WRITES)
+    return History(marks, (series("http", down), writes), (survivors(writes),))
+
+
+def test_a_playbook_that_came_to_its_end_passes() -> None:
+    verdict = judged(recovery(*PLAYED, *ENDED))
+    assert verdict.verdict is Verdict.PASS, verdict.reasons
+    assert [r.sentence for r in verdict.reasons if r.what == "steps"] == ["2 of 2 done"]
+    assert found(verdict, "prerequisite") == [Verdict.PASS]
+    assert found(verdict, "rto") == [Verdict.PASS]
+
+
+def steps_of(*marks: Mark) -> tuple[Verdict, str]:
+    verdict = judged(recovery(*marks))
+    (reason,) = (r for r in verdict.reasons if r.what == "steps")
+    assert reason.verdict is Verdict.FAIL
+    return verdict.verdict, reason.sentence
+
+
+def test_one_that_stopped_at_a_step_fails_with_the_step_and_why() -> None:
+    failed = step(8, "shift-traffic", "failed", why="no such record")
+    assert steps_of(*PLAYED, step(7.5, "shift-traffic", "begun"), failed) == (
+        Verdict.FAIL,
+        "2 steps done, then shift-traffic did not succeed: no such record",
+    )
+
+
+def test_the_step_that_failed_last_is_named_and_not_one_that_was_tried_again() -> None:
+    first = (step(2, "early", "begun"), step(3, "early", "failed", why="once"), step(4, "early", "done"))
+    two = (step(7.5, "a", "failed", why="x"), step(8, "b", "failed", why="y"))
+    assert steps_of(*first, *two)[1] == "1 step done, then b did not succeed: y"
+
+
+def test_one_that_was_left_is_told_where() -> None:
+    assert steps_of(*PLAYED, step(8, "shift", "begun"))[1] == (
+        "2 steps done, then left at shift: drkit died or was stopped there"
+    )
+    assert "(it waited for a person)" in steps_of(*PLAYED, step(8, "approve", "waiting"))[1]
+    assert steps_of(*PLAYED)[1] == "left after check: drkit died or was stopped there"
+
+
+def test_the_end_is_believed_only_if_every_step_is_done() -> None:
+    assert steps_of(*PLAYED, step(8, "shift", "begun"), *ENDED)[0] is Verdict.FAIL
+
+
+def test_a_playbook_that_had_nothing_to_do_proves_nothing() -> None:
+    verdict = judged(recovery(step(6, "promote", "done", already=True), *ENDED))
+    assert verdict.verdict is Verdict.INVALID
+    assert found(verdict, "steps") == [Verdict.INVALID]
+
+
+def test_a_step_that_was_begun_and_found_done_after_a_kill_is_work() -> None:
+    resumed = (step(6, "promote", "begun"), mark(MarkKind.RESUMED, 7, "ann"), step(7, "promote", "done", already=True))
+    assert judged(recovery(*resumed, *ENDED)).verdict is Verdict.PASS
+
+
+def test_a_prerequisite_that_does_not_hold_is_invalid_and_the_last_answer_counts() -> None:
+    missing = mark(MarkKind.HYPOTHESIS, 1, "replica-there", when="prerequisite", held=False, why="no replica")
+    verdict = judged(recovery(missing))
+    assert verdict.verdict is Verdict.INVALID
+    (reason,) = (r for r in verdict.reasons if r.what == "prerequisite")
+    assert reason.sentence == "a prerequisite did not hold: replica-there: no replica; nothing was touched"
+    again = judged(recovery(missing, mark(MarkKind.RESUMED, 2, "ann"), *PLAYED, *ENDED))
+    assert found(again, "prerequisite") == [Verdict.PASS]
+    assert again.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        mark(MarkKind.ABORTED, 2, "aborted", why="Ctrl-C"),
+        mark(MarkKind.GUARD, 2, "person", why="a person stopped it"),
+        mark(MarkKind.INSTRUMENT, 2, "engine", why="the lock was lost"),
+        mark(MarkKind.INSTRUMENT, 2, "report", why="disk full"),
+    ],
+    ids=lambda m: f"{m.kind} {m.name}",
+)
+def test_what_stopped_an_earlier_process_does_not_count_once_another_went_on(early: Mark) -> None:
+    resumed = mark(MarkKind.RESUMED, 3, "ann")
+    assert judged(recovery(early, resumed, *PLAYED, *ENDED)).verdict is Verdict.PASS
+    for twin in (recovery(resumed, early, *PLAYED, *ENDED), recovery(early, *PLAYED, *ENDED)):
+        assert judged(twin).verdict in (Verdict.ABORTED, Verdict.INCONCLUSIVE)
+
+
+def test_a_clock_that_was_stepped_counts_also_after_a_resume() -> None:
+    stepped = mark(MarkKind.CLOCK_STEPPED, 2, "wall clock", why="it moved by 3600.0 s")
+    assert judged(recovery(stepped, mark(MarkKind.RESUMED, 3, "ann"), *PLAYED, *ENDED)).verdict is Verdict.INVALID
+
+
+def test_a_machine_that_was_restarted_in_between_has_no_times_to_compare() -> None:
+    verdict = judged(recovery(*PLAYED, mark(MarkKind.RESUMED, 0.5, "ann"), *ENDED))
+    assert verdict.verdict is Verdict.INVALID
+    assert found(verdict, "clock") == [Verdict.INVALID]
+
+
+def test_rows_that_could_be_read_later_do_not_spoil_a_playbook() -> None:
+    unread = mark(MarkKind.INSTRUMENT, 8, "writes", why="rows not read back: refused")
+    run = recovery(*PLAYED, unread, *ENDED)
+    assert judged(run).verdict is Verdict.PASS
+    (reading,) = run.survivors
+    early = replace(reading, read_lo_ns=7 * S, read_hi_ns=7 * S, settled=False)
+    assert judged(replace(run, survivors=(early, reading))).verdict is Verdict.PASS
+    assert judged(replace(run, survivors=(early,))).verdict is Verdict.INCONCLUSIVE
+    assert judged(history(unread)).verdict is Verdict.INCONCLUSIVE  # an experiment reads them once
+
+
+def test_a_service_that_was_down_before_the_run_is_no_missing_baseline_but_its_rto_needs_a_beginning() -> None:
+    down = recovery(*PLAYED, *ENDED, down=(0, 6900))
+    verdict = judged(down)
+    assert found(verdict, "baseline") == []
+    assert verdict.verdict is Verdict.INCONCLUSIVE
+    (reason,) = (r for r in verdict.reasons if r.what == "rto")
+    assert reason.sentence == "the service was down before this run began; say since when: --since"
+    since = mark(MarkKind.IMPACT, -2, "ann")
+    told = judged(replace(down, marks=(since, *down.marks)), Objective(rto_s=10))
+    assert told.verdict is Verdict.PASS, told.reasons
+    assert judged(replace(down, marks=(since, *down.marks)), Objective(rto_s=5)).verdict is Verdict.FAIL
+
+
+def test_a_person_who_says_it_is_down_while_every_client_is_answered_is_not_overruled() -> None:
+    run = recovery(mark(MarkKind.IMPACT, -2, "ann"), *PLAYED, *ENDED, down=(0, 0))
+    assert found(judged(run), "rto") == [Verdict.INCONCLUSIVE]
+
+
+VERIFIED = Objective(rto_s=5.0, verified=True)
+
+
+@pytest.mark.parametrize(
+    ("at_s", "verdict"),
+    [
+        (9.0, Verdict.PASS),
+        (6.0, Verdict.PASS),
+        (10.04, Verdict.INCONCLUSIVE),
+        (12.0, Verdict.FAIL),
+        (None, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_promise_of_verified_data_is_kept_when_the_data_is_verified(at_s: float | None, verdict: Verdict) -> None:
+    verified = () if at_s is None else (mark(MarkKind.DATA_VERIFIED, at_s, "marker rows"),)
+    assert found(judged(recovery(*PLAYED, *verified, *ENDED), VERIFIED), "rto") == [verdict]
+
+
+def test_verified_data_of_a_service_that_stays_down_is_no_recovery() -> None:
+    run = recovery(*PLAYED, mark(MarkKind.DATA_VERIFIED, 8, "marker rows"), *ENDED, down=(5050, 20_000))
+    assert found(judged(run, VERIFIED), "rto") == [Verdict.FAIL]
+
+
+def test_what_was_unrecovered_for_longer_than_promised_failed_whether_verified_or_not() -> None:
+    run = recovery(*PLAYED, *ENDED, down=(5050, 15_000))
+    assert found(judged(run, VERIFIED), "rto") == [Verdict.FAIL]
+
+
+def test_a_playbook_that_was_undone_says_so() -> None:
+    undone = (mark(MarkKind.UNDO, 9, "promote", ok=True, seq=1), mark(MarkKind.RUN_ENDED, 10, "drkit undo"))
+    verdict = judged(recovery(*PLAYED, step(8, "shift", "failed", why="x"), *undone))
+    assert verdict.verdict is Verdict.FAIL
+    assert found(verdict, "undo") == [Verdict.FAIL]
+    assert not any("guardian" in r.sentence for r in verdict.reasons)

@@ -147,6 +147,24 @@ def test_what_has_to_last_is_asked_again_when_a_run_goes_on(run: RunDir, world: 
     assert world.effects == ["fence", "fence", "promote"]
 
 
+def test_what_a_later_step_takes_away_need_not_last_any_longer(run: RunDir, world: World) -> None:
+    calls = (
+        StepCall(name="fence", step="toy_steps.keep_on", arguments={"name": "fence"}, until="lift"),
+        on("promote"), on("lift"), on("rest"),
+    )  # fmt: skip
+    for refused in ("promote", "rest"):
+        world.refuse = {refused}
+        with pytest.raises(StepFailed):
+            Table(run, *calls).play()
+        world.on["fence"] = False
+        world.refuse.clear()
+        if refused == "promote":  # nobody has begun to lift it
+            with pytest.raises(StepFailed, match="not so any more"):
+                Table(run, *calls).play()
+    Table(run, *calls).play()
+    assert world.effects == ["fence", "fence", "promote", "lift", "rest"]
+
+
 def test_a_step_that_failed_is_tried_again_and_those_before_are_not(run: RunDir, world: World) -> None:
     calls = (on("one"), on("two"))
     world.refuse.add("two")
@@ -182,6 +200,13 @@ def test_a_step_that_hangs_is_given_up_and_may_change_nothing_later(
     with pytest.raises(Aborted):
         table.permit.check()
     table.stop.set()
+
+
+def test_a_run_that_is_to_stop_does_not_wait_for_a_step_that_hangs(run: RunDir) -> None:
+    table = Table(run, StepCall(name="hangs", step="toy_steps.hangs", arguments={"name": "x"}, timeout_s=900))
+    threading.Timer(0.2, table.stop.set).start()
+    with pytest.raises(Aborted):
+        table.play()
 
 
 def test_a_run_that_is_to_stop_begins_no_further_step(run: RunDir, world: World) -> None:
@@ -329,6 +354,7 @@ def test_variables_are_put_in(tmp_path: Path) -> None:
         ({"probes": []}, "no probes"),
         ({"stepz": []}, "unknown key stepz"),
         ({"steps": [{"name": "a", "step": ON, "arguments": {"name": "x"}, "when": "who"}]}, "when is"),
+        ({"steps": [{"name": "a", "step": ON, "arguments": {"name": "x"}, "until": "a"}]}, "until is"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, change: dict[str, Any], told: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from functools import cache
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
+import playbook_runs
 import pytest
 import report_records as records
 
@@ -20,7 +22,8 @@ from drkit.model import Decomposition, Interval, Judgement, Mark, MarkKind, Reas
 from drkit.report import calibration, timeline
 
 Make = Callable[[], RunRecord]
-every_record = pytest.mark.parametrize("make", records.EVERY_RECORD, ids=lambda f: f.__name__)
+EVERY_RECORD = (*records.EVERY_RECORD, *playbook_runs.EVERY_RECORD)
+every_record = pytest.mark.parametrize("make", EVERY_RECORD, ids=lambda f: f.__name__)
 xml = ET.fromstring  # our own output
 SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
@@ -38,9 +41,9 @@ def words(record: RunRecord) -> str:
     return text_of(page(record))
 
 
-def text_of(html: str) -> str:
+def text_of(source: str) -> str:
     """Return a page's text as a reader sees it, with plain spaces."""
-    return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)).replace("\u00a0", " ")
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", source, flags=re.DOTALL)).replace("\u00a0", " ")
 
 
 class Checker(HTMLParser):
@@ -109,7 +112,7 @@ def test_verdict_and_every_reason_are_told_in_words(make: Make) -> None:
         assert record.judgement.verdict.upper() in text
         for reason in record.judgement.reasons:
             assert reason.verdict.upper() in text
-            assert reason.sentence.replace("'", "&#x27;") in text or reason.sentence in text
+            assert html.escape(reason.sentence) in text or reason.sentence in text
 
 
 @every_record
@@ -463,3 +466,98 @@ def test_moments_at_one_place_are_one_flag() -> None:
     picture = timeline.picture(many, (records.at(0), records.at(48)), 820, "t")
     assert ">1–4</text>" in picture
     assert all(f"event {n}" in picture for n in range(4))
+
+
+# --- playbooks --------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_screen_of_a_playbook_says_how_real_it_was_and_how_far_it_came() -> None:
+    for make, mode, result in (
+        (playbook_runs.complete, "Playbook, practice, on the lab. LAB run", "Complete: 6 of 6 steps done."),
+        (
+            playbook_runs.stopped,
+            "Playbook, a real recovery. AWS run",
+            "Stands half-way, at promote: 1 of 6 steps done.",
+        ),
+        (playbook_runs.refused, "Playbook, practice", "Not complete: 0 of 6 steps done."),
+    ):
+        first = text_of(rendered(make)["report.html"]).split("Targets and what was achieved")[0]
+        assert mode in first
+        assert result in first
+
+
+def test_the_steps_are_told_with_who_when_and_what_came_of_it() -> None:
+    rows = {r.name: r for r in report.steps(playbook_runs.complete())}
+    assert list(rows) == [s.name for s in playbook_runs.PLANNED]
+    assert (rows["promote-ok"].by, rows["promote-ok"].note) == ("bob@noc", "AWS confirms the outage")
+    assert (rows["promote"].began, rows["promote"].took) == ("9.4 s", "14.7 s")
+    assert rows["promote"].came == "done: region: eu-west-1; took over at lsn: 0/5A3F2C8"
+    stopped = report.steps(playbook_runs.stopped())
+    assert [r.came[:9] for r in stopped] == ["answered ", "failed: n", *["not begun"] * 4]
+    assert report.steps(records.passed()) == ()
+
+
+def test_people_and_gaps_are_told() -> None:
+    told = words(playbook_runs.resumed())
+    for expected in (
+        "promote-ok: bob@noc said yes: AWS confirms the outage",
+        "bob@noc: support asks for a time; told them 16:10",
+        "Nobody watched from 12.98 s to 18.3 s",
+        "another process went on: ann@desk",
+    ):
+        assert expected in told
+    assert "Nobody watched" not in words(playbook_runs.complete())
+    assert {r.name: r.tries for r in report.steps(playbook_runs.resumed())}["promote"] == 2
+
+
+def test_what_is_kept_and_what_is_pending_is_told() -> None:
+    assert "kept on purpose: the playbook came to its end" in words(playbook_runs.complete())
+    told = words(playbook_runs.stopped())
+    assert "pending: drkit undo would carry it out" in told
+    assert f"drkit resume {playbook_runs.stopped().run_id}" in told
+    assert "something may still be broken" not in told
+    assert "cut short" not in told
+
+
+def test_a_playbook_has_no_words_of_experiments() -> None:
+    for make in playbook_runs.EVERY_RECORD:
+        told = words(make())
+        assert "Hypothesis:" not in told
+        assert "fault requested" not in told
+        assert "consented" not in told
+
+
+def test_a_promise_of_verified_data_is_the_headline() -> None:
+    record = playbook_runs.down_before()
+    row = report.table(record).rows[0]
+    assert (row.objective, row.verdict) == ("RTO, data verified", Verdict.PASS)
+    assert row.achieved.startswith("7,227.8–7,231.5 s")
+    assert "RTA, data verified (headline)" in words(record)
+    assert "RTA (headline)" not in words(record)
+
+
+def test_what_was_down_for_hours_before_does_not_stretch_the_picture() -> None:
+    extent = timeline.extent(playbook_runs.down_before())
+    assert extent is not None
+    assert (extent[1] - extent[0]) / records.S < 60
+
+
+def test_each_step_is_a_bar_with_its_name() -> None:
+    record = playbook_runs.stopped()
+    whole = timeline.extent(record)
+    assert whole is not None
+    picture = timeline.picture(record, whole, 820, "x")
+    assert "stepdone" in picture
+    assert "✗ promote" in picture
+    assert "send-clients-there" not in picture
+
+
+def test_programs_are_told_the_steps_too() -> None:
+    told = json.loads(rendered(playbook_runs.stopped)["report.json"])
+    assert told["mode"] == "a real recovery"
+    assert [s["state"] for s in told["steps"]] == ["done", "failed", *["pending"] * 4]
+    suite = xml(rendered(playbook_runs.stopped)["junit.xml"])
+    cases = {c.get("name"): [child.tag for child in c] for c in suite.iter("testcase")}
+    assert cases["step promote-ok"] == ["system-out"]
+    assert cases["step promote"] == ["failure"]
+    assert cases["step verify"] == ["error"]

@@ -54,6 +54,19 @@ def test_it_is_replayed_newest_first_and_once(journal: UndoJournal) -> None:
     assert all(r.done for r in journal.records())
 
 
+def test_what_is_kept_is_pending_no_more_and_never_put_back(journal: UndoJournal) -> None:
+    kept, other = (journal.will("test-put-back", name=name, was="x") for name in "ab")
+    journal.keep(kept)
+    assert journal.path.read_text().splitlines()[-1] == '{"done":1,"kept":true}'
+    read = UndoJournal(journal.path, "run-1")
+    assert [(r.seq, r.done, r.kept) for r in read.records()] == [(1, True, True), (2, False, False)]
+    assert read.pending() == (other,)
+    target: dict[str, str] = {}
+    replay(read, target, again=True)
+    assert target == {"b": "x"}
+    assert [(r.done, r.kept) for r in read.records()] == [(True, True), (True, False)]
+
+
 def test_again_replays_what_was_put_back_too(journal: UndoJournal) -> None:
     journal.will("test-put-back", name="a", was="x")
     target: dict[str, str] = {}

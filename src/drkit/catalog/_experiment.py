@@ -64,6 +64,7 @@ class Extension:
     guards: Guards = field(default_factory=Guards)
     witnesses: tuple[dict[str, Any], ...] = ()  # Chaos Toolkit probes: they must come true after the fault
     redundancy: tuple[dict[str, Any], ...] = ()  # Chaos Toolkit probes: they must be true again at the end
+    recovered_by: tuple[str, ...] = ()  # playbooks that may be run while the fault is there; what they do is to stay
 
 
 @dataclass(frozen=True, slots=True)

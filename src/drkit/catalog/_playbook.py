@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class StepCall:
     manual: str = ""  # what a person has to do, and then to confirm with a note
     parallel: tuple[StepCall, ...] = ()  # carried out side by side
     when: str = ""  # "variable=value": only then; else the step is left out
+    until: str = ""  # of a step whose effect has to last: the later step that, once begun, takes it away again
 
     @property
     def by_person(self) -> bool:
@@ -126,8 +127,18 @@ def checked(document: Mapping[str, Any], path: Path, digest: str) -> Playbook:
                 seen.add(one.name)
                 _check_kind(one, at, block=call.parallel != ())
                 _check_call(one, at, file.variables, check=group == "prerequisites")
+    order = [c.name for c in single(file.steps)]
+    for call in single(file.steps):
+        if call.until and call.until not in order[order.index(call.name) + 1 :]:
+            raise BadDocument(
+                f"{where}: {call.name}: until is {call.until!r}", "name a later step, which takes its effect away again"
+            )
     if not file.probes:
         raise BadDocument(f"{where}: it has no probes", "without clients nothing can be said of the recovery")
+    if file.tier not in ("", "A", "B"):
+        raise BadDocument(f"{where}: tier is {file.tier!r}", "A promotes the replica, B restores from the backup")
+    if file.tier == "B":  # what was restored is worth something once it is verified
+        file = replace(file, objective=replace(file.objective, verified=True))
     return Playbook(path.stem, path, digest, document, file)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from drkit.targets import Target
+
+if TYPE_CHECKING:
+    from drkit.targets.aws import Subnets
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def snapshot(target: Target) -> State:
     made: tuple[str, ...] = ()
     if target.network:
         subnets = Subnets(target)
-        acls |= {s.subnet_id: subnets.association(s.subnet_id).acl_id for z in target.zones for s in subnets.in_zone(z)}
+        acls |= {s.subnet_id: _acl_of(subnets, s.subnet_id) for z in target.zones for s in subnets.in_zone(z)}
         made += acls_of_runs(target, target.region)
         running = {z: [i.instance_id for i in Instances(target).in_zone(z)] for z in target.zones}
         facts["running_by_zone"] = {z: len(ids) for z, ids in running.items()}
@@ -72,11 +75,22 @@ def snapshot(target: Target) -> State:
             if target.network and target.network.recovery_vpc_id:
                 there = Subnets(target, target.recovery_region)
                 for subnet_id in replicas.subnet_ids(database.replica_id):
-                    acls[subnet_id] = there.association(subnet_id).acl_id
+                    acls[subnet_id] = _acl_of(there, subnet_id)
                 made += acls_of_runs(target, target.recovery_region)
         if database.dns_record and database.hosted_zone_id:
             facts["record"] = Records(target, database.hosted_zone_id).value(database.dns_record)
     return State(acl_by_subnet=acls, acls_of_runs=made, **facts)
+
+
+def _acl_of(subnets: Subnets, subnet_id: str) -> str:
+    """Return a subnet's network ACL; of one that a playbook has fenced the one behind its fence, which is its own."""
+    now = subnets.association(subnet_id)
+    return now.had if now.fenced else now.acl_id
+
+
+def without_recovery(state: State) -> State:
+    """Return a state without all that a recovery changes for good: who is the writer, and what leads to it."""
+    return replace(state, database={}, replica={}, record="", group_desired=0)
 
 
 def differences(before: State, after: State) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ def here(reports: Path | None = None) -> Project:
 def at(found: Project, name: str | None, *, whole: bool = True) -> Target:
     """Return the target of that name or file, else the project's default. Starts nothing.
 
-    whole: a lab must be up with all its parts; who comes to put it back wants it as it is. Raises UnknownName,
-    BadDocument; LabError for a lab that is not up; Refused if what is called "lab" is not one.
+    whole: a lab must be up with all its parts; who comes to recover it or to put it back wants it as it is. Raises
+    UnknownName, BadDocument; LabError for a lab that is not up; Refused if what is called "lab" is not one.
     """
     from drkit import targets
 
@@ -45,7 +45,7 @@ def at(found: Project, name: str | None, *, whole: bool = True) -> Target:
     return target
 
 
-def at_or_start(found: Project, name: str | None, *, speed: float | None, say: Say) -> Target:
+def at_or_start(found: Project, name: str | None, *, speed: float | None, say: Say, whole: bool = True) -> Target:
     """Return the target as `at` does; the lab is started if it is down, and stays up."""
     from drkit import lab
 
@@ -53,14 +53,14 @@ def at_or_start(found: Project, name: str | None, *, speed: float | None, say: S
     if wanted != LAB:
         if speed is not None:
             raise UsageError(f"--speed is of the lab, not of {wanted}", "leave it out")
-        return at(found, name)
+        return at(found, name, whole=whole)
     now = lab.status(LAB, home=found.home)
     if now.state == "down":
         say("starting the lab (it stays up; `drkit lab down` ends it)")
         return lab.up(LAB, home=found.home, speed=speed or 1.0, progress=lambda text: say(f"  {text}"))
     if speed is not None and speed != now.speed:
         raise LabError(f"the lab is up at speed {now.speed:g}", "leave --speed out, or drkit lab down first")
-    return at(found, LAB)
+    return at(found, LAB, whole=whole)
 
 
 def _must_be_up(found: Project, target: Target) -> None:

@@ -2,19 +2,19 @@
 
 # No `from __future__ import annotations`: Typer would evaluate each of them three times, a fifth of the time of --help.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from drkit.cli import complete
+from drkit.cli.app_lab import lab
+from drkit.cli.app_playbook import add_to, playbook
+from drkit.cli.app_target import target
+from drkit.cli.words import HELP, PLAIN, Json, Name, Names, Plan, Reports, Run, Speed, Target, Variables, Zone, command
 from drkit.errors import UsageError
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True, "pretty_exceptions_enable": False}
-HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100}}
 
 app = typer.Typer(
     name="drkit",
@@ -24,51 +24,8 @@ app = typer.Typer(
     **HELP,
     **PLAIN,
 )
-lab = typer.Typer(help="The lab: a small cloud with a real database on this machine.", **HELP, **PLAIN)
-app.add_typer(lab, name="lab")
-target_app = typer.Typer(help="Targets: what a run is aimed at.", **HELP, **PLAIN)
-app.add_typer(target_app, name="target")
-
-
-def _command(name: str, *examples: str, of: typer.Typer = app) -> Callable[[Function], Function]:
-    """Register a command. examples: "command line  # what it is for"."""
-    return of.command(name, epilog="\b\nExamples:\n" + "\n".join(f"  {e}" for e in examples), **HELP)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Reports = Annotated[Path | None, typer.Option("--reports", metavar="DIR", help="Where runs are kept.")]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        "-t",
-        metavar="NAME|FILE",
-        help="What to aim at; default: default_target of drkit.toml, else the lab.",
-        autocompletion=complete.targets,
-    ),
-]
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="An experiment, or its file.", autocompletion=complete.experiments)
-]
-Names = Annotated[
-    list[str],
-    typer.Argument(metavar="NAME", help="Experiments, or their files.", autocompletion=complete.experiments),
-]
-Run = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help='A run id, a part of one, its number, its directory, or "last".',
-        autocompletion=complete.runs,
-    ),
-]
-Zone = Annotated[
-    str | None, typer.Option("--zone", metavar="ZONE", help="Which zone: a, b, c, a full name, or writer.")
-]
-Variables = Annotated[
-    list[str] | None, typer.Option("--var", metavar="KEY=VALUE", help="Set a variable of the experiment; repeatable.")
-]
-LabName = Annotated[str, typer.Option("--name", metavar="NAME", help="Which lab.")]
+for group, name in ((playbook, "playbook"), (target, "target"), (lab, "lab")):
+    app.add_typer(group, name=name)
 
 
 class Format(StrEnum):
@@ -81,7 +38,7 @@ class Format(StrEnum):
 # --- experiments ------------------------------------------------------------------------------------------------------
 
 
-@_command("init", "drkit init  # here", "drkit init ../my-service")
+@command(app, "init", "drkit init  # here", "drkit init ../my-service")
 def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The repository.")] = Path(),
     json: Json = False,
@@ -92,7 +49,7 @@ def init(
     return setup.init(directory, as_json=json)
 
 
-@_command("list", "drkit list", "drkit list --json | jq -r '.experiments[].name'")
+@command(app, "list", "drkit list", "drkit list --json | jq -r '.experiments[].name'")
 def list_(json: Json = False) -> int:
     """List the experiments that can be run: the project's own, then those that come with drkit."""
     from drkit.cli import look
@@ -100,7 +57,7 @@ def list_(json: Json = False) -> int:
     return look.list_(as_json=json)
 
 
-@_command("show", "drkit show az-failure", "drkit show experiments/my-own.yaml  # checks it too")
+@command(app, "show", "drkit show az-failure", "drkit show experiments/my-own.yaml  # checks it too")
 def show(name: Name, json: Json = False) -> int:
     """Show what an experiment does, what it promises, and how it is measured."""
     from drkit.cli import look
@@ -108,7 +65,8 @@ def show(name: Name, json: Json = False) -> int:
     return look.show(name, as_json=json)
 
 
-@_command(
+@command(
+    app,
     "plan",
     "drkit plan az-failure",
     "drkit plan az-failure --zone b --target staging",
@@ -131,7 +89,8 @@ def plan(
     return look.plan(name, target, zone=zone, var=var or [], reports=reports, as_json=json)
 
 
-@_command(
+@command(
+    app,
     "run",
     "drkit run az-failure  # on the lab, which is started if it is down",
     "drkit run az-failure --zone b",
@@ -144,13 +103,9 @@ def run(
     target: Target = None,
     zone: Zone = None,
     var: Variables = None,
-    plan: Annotated[
-        str | None, typer.Option("--plan", metavar="DIGEST", help="Run only if this is still the plan.")
-    ] = None,
+    plan: Plan = None,
     reports: Reports = None,
-    speed: Annotated[
-        float | None, typer.Option("--speed", metavar="FACTOR", help="Of a lab that is started for the run.")
-    ] = None,
+    speed: Speed = None,
     json: Json = False,
 ) -> int:
     """Break a target on purpose, put it back, and judge the recovery by what its clients saw.
@@ -166,7 +121,8 @@ def run(
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@_command(
+@command(
+    app,
     "undo",
     "drkit undo last",
     "drkit undo 20261122T155410Z-az-failure-staging-3f9c --from-cloud --target staging  # this machine was lost",
@@ -190,15 +146,23 @@ def undo(
     return undoing.undo(run, reports=reports, as_json=json)
 
 
-@_command("abort", "drkit abort last")
-def abort(run: Run = "last", reports: Reports = None, json: Json = False) -> int:
-    """Stop a run that is going on, from another terminal; it puts everything back."""
+@command(app, "abort", "drkit abort last", "drkit abort 3f9c --wait")
+def abort(
+    run: Run = "last",
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has stopped.")] = False,
+    reports: Reports = None,
+    json: Json = False,
+) -> int:
+    """Stop a run that is going on, from another terminal.
+
+    An experiment puts everything back. A playbook puts nothing back: go on with drkit resume, or drkit undo.
+    """
     from drkit.cli import undoing
 
-    return undoing.abort(run, reports=reports, as_json=json)
+    return undoing.abort(run, wait=wait, reports=reports, as_json=json)
 
 
-@_command("measure", "drkit measure last", "drkit measure reports/20261122T155410Z-az-failure-lab-3f9c --json")
+@command(app, "measure", "drkit measure last", "drkit measure reports/20261122T155410Z-az-failure-lab-3f9c --json")
 def measure(run: Run, reports: Reports = None, json: Json = False) -> int:
     """Judge a stored run again, by today's code, and say whether that differs from what was stored.
 
@@ -209,7 +173,8 @@ def measure(run: Run, reports: Reports = None, json: Json = False) -> int:
     return past.measure(run, reports=reports, as_json=json)
 
 
-@_command(
+@command(
+    app,
     "report",
     "drkit report last",
     "drkit report last --open",
@@ -230,7 +195,7 @@ def report(
     return past.report(run, form=form and form.value, open_it=show, reports=reports, as_json=json)
 
 
-@_command("history", "drkit history", "drkit history --json")
+@command(app, "history", "drkit history", "drkit history --json")
 def history(reports: Reports = None, json: Json = False) -> int:
     """List all runs, and the mean time to recovery of each scenario; runs that were removed show as gaps."""
     from drkit.cli import past
@@ -238,10 +203,13 @@ def history(reports: Reports = None, json: Json = False) -> int:
     return past.history(reports=reports, as_json=json)
 
 
+add_to(app)
+
+
 # --- the instrument and the machine -----------------------------------------------------------------------------------
 
 
-@_command("calibrate", "drkit calibrate", "drkit calibrate --trials 40  # about a minute")
+@command(app, "calibrate", "drkit calibrate", "drkit calibrate --trials 40  # about a minute")
 def calibrate(
     trials: Annotated[
         int, typer.Option("--trials", metavar="N", min=1, help="How many known outages to measure.")
@@ -255,13 +223,19 @@ def calibrate(
     return setup.calibrate(trials, seed=seed, as_json=json)
 
 
-@_command("doctor", "drkit doctor", "drkit doctor az-failure --target staging  # and the permissions it needs")
+@command(
+    app,
+    "doctor",
+    "drkit doctor",
+    "drkit doctor az-failure --target staging  # and the permissions it needs",
+    "drkit doctor failback -t staging",
+)
 def doctor(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="EXPERIMENT",
-            help="Also check the permissions this experiment needs.",
+            metavar="NAME",
+            help="Also check the permissions that this experiment or playbook needs.",
             autocompletion=complete.experiments,
         ),
     ] = None,
@@ -274,129 +248,7 @@ def doctor(
     return checks.doctor(name, target, as_json=json)
 
 
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-@_command("list", "drkit target list", "drkit target list --json | jq -r '.targets[].name'", of=target_app)
-def target_list(json: Json = False) -> int:
-    """List the targets that can be named."""
-    from drkit.cli import aiming
-
-    return aiming.list_(as_json=json)
-
-
-@_command("show", "drkit target show staging", "drkit target show targets/staging.json --json", of=target_app)
-def target_show(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A target, or its file.", autocompletion=complete.targets)
-    ],
-    json: Json = False,
-) -> int:
-    """Show what a target's file says, checked, with its defaults. Nothing is reached by it."""
-    from drkit.cli import aiming
-
-    return aiming.show(name, as_json=json)
-
-
-@_command(
-    "discover",
-    "drkit target discover staging --region eu-central-1 --profile staging > targets/staging.json",
-    "drkit target discover orders --region eu-central-1 --recovery-region eu-west-1 --tag stack=orders",
-    of=target_app,
-)
-def target_discover(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the target shall be called.")],
-    region: Annotated[str, typer.Option("--region", metavar="REGION", help="Where it is.")],
-    recovery_region: Annotated[
-        str | None, typer.Option("--recovery-region", metavar="REGION", help="Where its replica is.")
-    ] = None,
-    profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="AWS profile to use.")] = None,
-    assume_role: Annotated[
-        str | None, typer.Option("--assume-role", metavar="ARN", help="Role to assume with it.")
-    ] = None,
-    external_id: Annotated[
-        str | None, typer.Option("--external-id", metavar="ID", help="What that role asks for.")
-    ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option("--endpoint-url", metavar="URL", help="Another place of the AWS APIs.")
-    ] = None,
-    tag: Annotated[
-        str | None,
-        typer.Option("--tag", metavar="KEY=VALUE", help="What its parts are tagged with; default: drkit:target=NAME."),
-    ] = None,
-    json: Json = False,  # noqa: ARG001  (a target's file is JSON either way)
-) -> int:
-    """Print a target's file, made from what carries a tag in an AWS account; only read-only calls are made.
-
-    At most one of each may carry it: VPC, RDS instance (and its replica), Auto Scaling group, target group, load
-    balancer.
-    """
-    from drkit.cli import aiming
-    from drkit.targets import AwsAccess
-
-    access = AwsAccess(endpoint_url=endpoint_url, profile=profile, assume_role_arn=assume_role, external_id=external_id)
-    return aiming.discover(name, region=region, recovery_region=recovery_region, access=access, tag=tag)
-
-
-# --- the lab ----------------------------------------------------------------------------------------------------------
-
-
-@_command(
-    "up",
-    "drkit lab up",
-    "drkit lab up --speed 4  # its clocks run four times as fast",
-    "drkit lab up --name loses --async-standby  # a failover may lose writes here",
-    of=lab,
-)
-def lab_up(
-    name: LabName = "lab",
-    speed: Annotated[
-        float, typer.Option("--speed", metavar="FACTOR", help="Of detection and repair, 0.01 to 100.")
-    ] = 1.0,
-    fsync: Annotated[bool, typer.Option("--fsync", help="PostgreSQL waits for the disk.")] = False,
-    instances: Annotated[int, typer.Option("--instances", metavar="N", help="Of the service, 1 to 30.")] = 3,
-    no_standby: Annotated[bool, typer.Option("--no-standby", help="A database that cannot fail over.")] = False,
-    async_standby: Annotated[bool, typer.Option("--async-standby", help="A standby that may lag.")] = False,
-    json: Json = False,
-) -> int:
-    """Start a lab, or say that it is up; ready in seconds."""
-    from drkit.cli import laboratory
-
-    options = {"instances": instances, "multi_az": not no_standby, "sync_standby": not async_standby}
-    return laboratory.up(name, speed=speed, fsync=fsync, options=options, as_json=json)
-
-
-@_command("down", "drkit lab down", "drkit lab down --name loses", of=lab)
-def lab_down(
-    name: LabName = "lab",
-    force: Annotated[bool, typer.Option("--force", help="Also while a run is going on in it.")] = False,
-    json: Json = False,
-) -> int:
-    """End a lab, also one that is half dead; nothing of it stays. Not while a run is going on in it."""
-    from drkit.cli import laboratory
-
-    return laboratory.down(name, force=force, as_json=json)
-
-
-@_command("status", "drkit lab status", "drkit lab status --json", of=lab)
-def lab_status(name: LabName = "lab", json: Json = False) -> int:
-    """Show each part of a lab and how it is; exit code 0 if all of it works, else 3."""
-    from drkit.cli import laboratory
-
-    return laboratory.status(name, as_json=json)
-
-
-@_command("logs", "drkit lab logs", "drkit lab logs supervisor --lines 100", of=lab)
-def lab_logs(
-    log: Annotated[str | None, typer.Argument(metavar="LOG", help="Print the end of this one.")] = None,
-    name: LabName = "lab",
-    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=1, help="How much of it.")] = 40,
-    json: Json = False,
-) -> int:
-    """List a lab's log files, or print the end of one."""
-    from drkit.cli import laboratory
-
-    return laboratory.logs(name, log, lines=lines, as_json=json)
+# --- all of it ---
 
 
 @app.callback(invoke_without_command=True)

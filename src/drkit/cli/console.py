@@ -17,7 +17,7 @@ _PROBLEMS_OF_THE_MACHINE = {
 }  # fmt: skip
 # The way out where an error names none of its own; the nearest class counts.
 _HINTS: dict[type[DrkitError], str] = {
-    BadDocument: "what it may say: docs/adding-an-experiment.md, docs/configuration.md",
+    BadDocument: "what it may say: docs/adding-an-experiment.md, adding-a-playbook.md, configuration.md",
     LabError: "drkit doctor checks this machine; drkit lab logs",
     UsageError: "drkit --help",
     StillBroken: "drkit undo last",

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from drkit import clock
-from drkit.catalog import Experiment
+from drkit.catalog import Experiment, Playbook
 from drkit.cli import aim, console, look, stored
 from drkit.errors import DrkitError
 from drkit.project import Project
@@ -233,30 +233,38 @@ def _identity(target: Target) -> str:
 def _experiment(found: Project, name: str, target: Target | None) -> Iterator[Check]:
     from drkit import catalog
 
+    is_playbook = name in catalog.playbooks(found) and name not in catalog.names(found)
+    kind = "playbook" if is_playbook else "experiment"
     try:
-        experiment = catalog.load(name, found)
+        subject = catalog.load_playbook(name, found) if is_playbook else catalog.load(name, found)
     except DrkitError as e:
-        yield Check("experiment", False, e.message, e.hint)
+        yield Check(kind, False, e.message, e.hint)
         return
-    yield Check("experiment", True, f"{experiment.name}: {experiment.title}")
+    yield Check(kind, True, f"{subject.name}: {subject.title}")
     if target is None:
         yield Check("permissions", None, "not asked: no target to ask", "drkit lab up", required=False)
         return
-    yield _permissions(found, experiment, target)
+    yield _permissions(found, subject, target)
 
 
-def _permissions(found: Project, experiment: Experiment, target: Target) -> Check:
-    """Tell every IAM action that the experiment may need, and ask IAM about each, even if the target can't be asked."""
+def _permissions(found: Project, subject: Experiment | Playbook, target: Target) -> Check:
+    """Tell every IAM action that may be needed, and ask IAM about each, even if the target can't be asked."""
     from drkit import engine
     from drkit.targets import facts
     from drkit.targets.aws import permissions
 
     problem: DrkitError | None = None
     try:
-        effects = engine.plan(experiment, target, found).effects
+        if isinstance(subject, Experiment):
+            effects = engine.plan(subject, target, found).effects
+        else:
+            effects = engine.plan_recovery(subject, target, found, {}).effects
     except DrkitError as e:  # it may be these very permissions that are missing
         problem, effects = e, ()
-    needed = look.needed(experiment, target, found, effects)
+    if isinstance(subject, Experiment):
+        needed = look.needed(subject, target, found, effects)
+    else:
+        needed = permissions.needed_by_playbook(subject, target, effects)
     answers: dict[str, bool | None] = dict.fromkeys(needed.actions)
     real = not facts.is_loopback(target)
     if real:

@@ -1,10 +1,11 @@
-"""`drkit lab`: up, down, status, logs."""
+"""`drkit lab`: up, down, status, logs, and what may go wrong in it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,43 @@ def logs(name: str, log: str | None, *, lines: int, as_json: bool) -> int:
     else:
         console.out("\n".join(end))
     return 0
+
+
+def delete_rows(table: str, name: str, *, as_json: bool) -> int:
+    found = aim.here()
+    target = aim.at(found, name)
+    if target.kind != "lab":
+        raise Refused(f"not deleting rows of {target.name}: it is no lab", "there is no such command for real data")
+    deleted = lab.delete_rows(target, table)
+    not_before, not_after = _moment(deleted.not_before_utc), _moment(deleted.not_after_utc)
+    option = "" if name == aim.LAB else f" --target {name}"
+    back = f"drkit playbook run restore-from-cross-region-backup{option} --to-time {not_before}"
+    if as_json:
+        told = {"table": table, "rows": deleted.rows, "not_before_utc": not_before, "not_after_utc": not_after}
+        console.out_json({**told, "lsn": str(deleted.lsn), "restore_with": back})
+        return 0
+    console.out(
+        f"deleted {deleted.rows} rows of {table}, between {not_before} and {not_after} (log position {deleted.lsn})"
+    )
+    console.out(f"back to just before: {back}")
+    return 0
+
+
+def disturb(what: str, name: str, *, for_s: float, as_json: bool) -> int:
+    lab.disturb(name, home=aim.here().home, what=what, for_s=for_s)
+    if as_json:
+        console.out_json({"name": name, "what": what, "for_s": for_s})
+    else:
+        console.out(f"{what} in lab {name!r} " + (f"for {for_s:g} s" if for_s else "is over"))
+    return 0
+
+
+def _moment(at: datetime | str) -> str:
+    """Return a moment as ISO 8601 in UTC, "2026-11-22T15:54:10.123456Z"."""
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return f"{moment.isoformat()}Z"
 
 
 def _as_json(now: LabStatus) -> dict[str, Any]:

@@ -31,6 +31,15 @@ class View(Protocol):
 
     def event(self, at_s: float, text: str) -> None: ...
 
+    def say(self, text: str) -> None:
+        """Print words that are no event of the run."""
+
+    def hold(self) -> None:
+        """Draw nothing while a person types; events still scroll by."""
+
+    def go_on(self) -> None:
+        """Draw again."""
+
     def close(self) -> None: ...
 
 
@@ -43,6 +52,34 @@ def view(title: str, stream: TextIO | None = None) -> Iterator[View]:
         yield shown
     finally:
         shown.close()
+
+
+@contextlib.contextmanager
+def board(stream: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+    """Give a function that shows a text in place of the one before; where nothing can be drawn, the lines that are new.
+
+    The text is a result: it goes to standard output.
+    """
+    stream = stream or sys.stdout
+    shown: list[str] = []
+
+    def lines(text: str) -> None:
+        for line in text.splitlines():
+            if line not in shown:
+                stream.write(line + "\n")
+        stream.flush()
+        shown[:] = text.splitlines()
+
+    if not _draws(stream):
+        yield lines
+        return
+    from rich.text import Text
+
+    drawn = _start("status", stream, transient=False)
+    try:
+        yield lambda text: drawn.update(Text(numbers.plain(text)), refresh=True)
+    finally:
+        drawn.stop()
 
 
 def _draws(stream: TextIO) -> bool:
@@ -65,16 +102,26 @@ class Lines:
             return
         probes = ", ".join(_brief(p) for p in now.probes)
         clock = outage(now)
-        self._write(now.elapsed_s, f"{now.phase}: {probes}" + (f"; {clock}" if now.outage_s else ""))
+        at = f"{now.phase}, {steps_in_words(now.steps)}" if now.steps else now.phase
+        self._write(now.elapsed_s, f"{at}: {probes}" + (f"; {clock}" if now.outage_s else ""))
+
+    def say(self, text: str) -> None:
+        with self._lock, contextlib.suppress(Exception):
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def hold(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
 
     def _write(self, at_s: float, text: str) -> None:
-        with self._lock, contextlib.suppress(Exception):
-            self._told_s = max(self._told_s, at_s)
-            self._stream.write(f"{at_s:7.2f} s  {_line(text)}\n")
-            self._stream.flush()
+        self._told_s = max(self._told_s, at_s)
+        self.say(f"{at_s:7.2f} s  {_line(text)}")
 
 
 class Picture:
@@ -84,6 +131,7 @@ class Picture:
         self._title = title
         self._lock = threading.Lock()
         self._live: Live | None = None
+        self._held = False
         with contextlib.suppress(Exception):
             self._live = _start(title, stream)
 
@@ -92,8 +140,22 @@ class Picture:
 
         self._draw(lambda live: live.console.print(Text(f"{at_s:7.2f} s  {_line(text)}", style=_style_of(text))))
 
+    def say(self, text: str) -> None:
+        from rich.text import Text
+
+        self._draw(lambda live: live.console.print(Text(numbers.plain(text))))
+
     def progress(self, now: Progress) -> None:
-        self._draw(lambda live: live.update(picture(self._title, now), refresh=True))
+        if not self._held:
+            self._draw(lambda live: live.update(picture(self._title, now), refresh=True))
+
+    def hold(self) -> None:
+        self._held = True
+        self._draw(lambda live: live.stop())
+
+    def go_on(self) -> None:
+        self._draw(lambda live: live.start())
+        self._held = False
 
     def close(self) -> None:
         self._draw(lambda live: live.stop())
@@ -111,7 +173,7 @@ class Picture:
                 self._live = None
 
 
-def _start(title: str, stream: TextIO) -> Live:
+def _start(title: str, stream: TextIO, *, transient: bool = True) -> Live:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -124,7 +186,7 @@ def _start(title: str, stream: TextIO) -> Live:
         Text(f"{title}: starting …"),
         console=Quiet(file=stream, highlight=False),
         auto_refresh=False,
-        transient=True,
+        transient=transient,
         redirect_stdout=False,
         redirect_stderr=False,
     )
@@ -139,6 +201,8 @@ def picture(title: str, now: Progress) -> RenderableType:
     from rich.text import Text
 
     head = Text.assemble((title, "bold"), f"   phase {now.phase}   {_elapsed(now.elapsed_s)}")
+    if now.steps:
+        head.append(f"   {steps_in_words(now.steps)}")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name, justify in (("probe", "left"), ("now", "left"), ("rate", "right"), ("p95", "right"), ("failed", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -157,16 +221,26 @@ def picture(title: str, now: Progress) -> RenderableType:
     lines.append(Text.assemble("service: ", (outage(now), style)))
     if now.guards:
         lines.append(Text(f"guards: {', '.join(now.guards)}"))
-    lines.append(Text("Ctrl-C stops the run and puts everything back", style="dim"))
+    stops = "and puts nothing back; drkit resume goes on" if now.steps else "and puts everything back"
+    lines.append(Text(f"Ctrl-C stops the run {stops}", style="dim"))
     return Group(*lines)
 
 
 def outage(now: Progress) -> str:
     """Return the outage clock in words: at least and at most so long."""
     if now.outage_s is None:
+        if now.steps:
+            return "no failure seen"
         return "no failure since the fault" if now.phase not in ("starting", "baseline") else "not broken yet"
     lo, hi = now.outage_s
     return f"was down for {lo:.2f}–{hi:.2f} s" if now.outage_over else f"down for {lo:.2f}–{hi:.2f} s so far"
+
+
+def steps_in_words(steps: tuple[tuple[str, str], ...]) -> str:
+    """Return how far a playbook is, of its steps as (name, state): "2 of 5 steps done, now promote"."""
+    done = sum(state == "done" for _, state in steps)
+    at = [(f"{n} (waits for a person)" if s == "waiting" else n) for n, s in steps if s in ("begun", "waiting")]
+    return f"{done} of {len(steps)} steps done" + (f", now {', '.join(at)}" if at else "")
 
 
 def _state(probe: ProbeView) -> RenderableType:
@@ -188,7 +262,7 @@ def _brief(probe: ProbeView) -> str:
 
 
 def _style_of(text: str) -> str:
-    if text.startswith(("NOT ", "aborted", "guard:", "left behind")):
+    if text.startswith(("NOT ", "STOPPED", "stopped", "aborted", "guard:", "left behind")):
         return "bold red"
     return "dim" if text.endswith("…") else ""
 

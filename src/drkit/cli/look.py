@@ -11,7 +11,7 @@ from drkit import catalog
 from drkit.catalog import Experiment
 from drkit.cli import aim, console
 from drkit.errors import DrkitError, UsageError
-from drkit.model import Effect
+from drkit.model import Effect, Objective
 from drkit.project import Project
 from drkit.report import numbers
 from drkit.targets import Target
@@ -62,9 +62,9 @@ def show(name: str, *, as_json: bool) -> int:
         console.out_json(_as_json(experiment))
         return 0
     part = experiment.drkit
-    lines = [f"{experiment.name}: {experiment.title}", "", *_wrapped(experiment.description), ""]
-    lines += ["hypothesis", *_wrapped(part.hypothesis.strip(), "  "), "", "objectives"]
-    lines += [f"  {name:13} {limit}" for name, limit in _objectives(experiment)]
+    lines = [f"{experiment.name}: {experiment.title}", "", *wrapped(experiment.description), ""]
+    lines += ["hypothesis", *wrapped(part.hypothesis.strip(), "  "), "", "objectives"]
+    lines += [f"  {name:13} {limit}" for name, limit in promised(part.objective)]
     lines += ["", "method"]
     lines += [f"  {n}. {_activity(a)}" for n, a in enumerate(experiment.method, 1)]
     lines += ["", "the fault must be seen by", *(f"  - {w['name']}" for w in part.witnesses)]
@@ -177,16 +177,20 @@ def _as_json(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _objectives(experiment: Experiment) -> list[tuple[str, str]]:
-    promised = experiment.drkit.objective
-    found = [(n, getattr(promised, f"{n.lower()}_s")) for n in ("RTO", "RPO", "MTTR")]
+def promised(objective: Objective) -> list[tuple[str, str]]:
+    """Return each promise as (what, limit in words)."""
+    found = [(n, getattr(objective, f"{n.lower()}_s")) for n in ("RTO", "RPO", "MTTR")]
     lines = [(n, f"≤ {numbers.seconds(v)}") for n, v in found if v is not None]
-    if promised.availability is not None:
-        lines.append(("availability", f"≥ {numbers.percent(promised.availability)}"))
-    if promised.p95_s is not None:
-        lines.append(("latency p95", f"≤ {numbers.seconds(promised.p95_s)}"))
-    if promised.error_rate is not None:
-        lines.append(("error rate", f"≤ {numbers.percent(promised.error_rate)}"))
+    if objective.verified:
+        lines = [(n, f"{limit}, until the data is verified" if n == "RTO" else limit) for n, limit in lines]
+    if objective.lost_writes_max is not None:
+        lines.append(("lost writes", f"≤ {objective.lost_writes_max}"))
+    if objective.availability is not None:
+        lines.append(("availability", f"≥ {numbers.percent(objective.availability)}"))
+    if objective.p95_s is not None:
+        lines.append(("latency p95", f"≤ {numbers.seconds(objective.p95_s)}"))
+    if objective.error_rate is not None:
+        lines.append(("error rate", f"≤ {numbers.percent(objective.error_rate)}"))
     return lines
 
 
@@ -201,7 +205,8 @@ def _activity(activity: dict[str, Any]) -> str:
     return f"{activity['name']}  [{does}]"
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Return text in lines of a terminal's width."""
     import textwrap
 
     return textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)

@@ -120,7 +120,7 @@ def history(*, reports: Path | None, as_json: bool) -> int:
     if not runs:
         console.out(f"no run in {found.reports} yet")
     else:
-        head = ("no.", "when (UTC)", "experiment", "target", "verdict", "RTA", "RPA", "lost", "run")
+        head = ("no.", "when (UTC)", "experiment or playbook", "target", "verdict", "RTA", "RPA", "lost", "run")
         console.out(console.table(head, [_cells(r) for r in runs]))
     for entry in missing:
         console.out(f"no. {entry['number']} is not here: {entry['run_id']} was removed, or is in another directory")
@@ -154,7 +154,7 @@ def _row(run: RunDir) -> tuple[dict[str, Any], Past | None]:
         )
     try:
         m = kept["measurement"]
-        rta, rpa = _interval(m["rta"]), _interval(m["rpa"])
+        rta, rpa = _headline(m, identity), _interval(m["rpa"])
         row |= {
             "state": "sealed" if run.sealed else "unfinished",
             "verdict": kept["judgement"]["verdict"],
@@ -173,7 +173,17 @@ def _row(run: RunDir) -> tuple[dict[str, Any], Past | None]:
     return row, one
 
 
+def _headline(m: Mapping[str, Any], identity: Mapping[str, Any]) -> Interval | None:
+    """Return what is held against the RTO: until the data is verified, where that is what was promised."""
+    rta, verified = _interval(m["rta"]), _interval(m.get("rta_verified"))
+    if rta is None or verified is None or not identity["objective"].get("verified"):
+        return rta
+    return Interval(max(rta.lo_s, verified.lo_s), max(rta.hi_s, verified.hi_s))
+
+
 def _left_broken(run: RunDir) -> str | None:
+    if stored.half_way(run):
+        return f"stands half-way; drkit resume {run.run_id}, or drkit undo {run.run_id}"
     pending = UndoJournal(run.path / "undo.jsonl", run.run_id).pending()
     return f"STILL BROKEN: {len(pending)} not put back; drkit undo {run.run_id}" if pending else None
 

@@ -1,9 +1,13 @@
-"""The command reference: `python -m drkit.cli.reference > docs/cli.md`. Made from the commands themselves."""
+"""The command reference: `python -m drkit.cli.reference > docs/cli.md`. Made from the commands themselves.
+
+The runbooks of the shipped playbooks: `python -m drkit.cli.reference --runbooks docs/runbooks`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -37,7 +41,8 @@ Files and environment variables: [configuration.md](configuration.md).
 
 ## Shell completion
 
-`drkit --install-completion` sets it up for the current shell: commands, options, experiments, targets and runs.
+`drkit --install-completion` sets it up for the current shell: commands, options, experiments, playbooks, targets, runs
+and their steps.
 """
 
 
@@ -91,5 +96,21 @@ def _cell(words: str | None) -> str:
     return " ".join((words or "").split()).replace("|", "\\|")
 
 
+def write_runbooks(folder: Path) -> None:
+    """Write the page of each shipped playbook; those of playbooks that are gone are removed."""
+    from drkit.cli import runbooks
+
+    pages = runbooks.pages()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.md"):
+        if old.name not in pages:
+            old.unlink()
+    for name, page in pages.items():
+        (folder / name).write_text(page, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(text())
+    if sys.argv[1:2] == ["--runbooks"]:
+        write_runbooks(Path(sys.argv[2]))
+    else:
+        sys.stdout.write(text())

@@ -8,7 +8,7 @@ from typing import Any
 
 from drkit import lease
 from drkit.errors import DrkitError, RunDirError
-from drkit.model import RunRecord
+from drkit.model import MarkKind, RunRecord
 from drkit.rundir import RunDir
 from drkit.undo import UndoJournal
 
@@ -71,9 +71,28 @@ def registered(home: Path) -> dict[int, str]:
 
 
 def left_open(reports: Path) -> tuple[RunDir, ...]:
-    """Return the runs that have left something to put back and that nobody is at work on, oldest first."""
+    """Return the runs that have left something broken and that nobody is at work on, oldest first.
+
+    A playbook that stands half-way is none of them: what it has done so far is meant to be there.
+    """
     runs = ((run, UndoJournal(run.path / "undo.jsonl", run.run_id)) for run in RunDir.all(reports))
-    return tuple(run for run, journal in runs if journal.pending() and not is_running(run))
+    return tuple(run for run, journal in runs if journal.pending() and not is_running(run) and not half_way(run))
+
+
+def half_way(run: RunDir) -> bool:
+    """Return whether a run is a playbook's that has come as far as a step, has not ended, and is not under way."""
+    try:
+        if run.identity.get("kind") != "playbook" or is_running(run):
+            return False
+        marks = run.marks()
+    except _DAMAGE:
+        return False
+    return any(m.kind is MarkKind.STEP for m in marks) and not any(m.kind is MarkKind.RUN_ENDED for m in marks)
+
+
+def has_ended(run: RunDir) -> bool:
+    """Return whether a run has come to its end, or was put back."""
+    return any(m.kind is MarkKind.RUN_ENDED for m in run.marks())
 
 
 def is_running(run: RunDir) -> bool:

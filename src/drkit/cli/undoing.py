@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from drkit import targets
+from drkit import clock, targets
 from drkit.cli import aim, console, stored, verdict
-from drkit.errors import UnknownName, UsageError
+from drkit.errors import DrkitError, UnknownName, UsageError
 from drkit.lease import TargetLock
 from drkit.model import MarkKind, UndoRecord
 from drkit.project import Project
@@ -14,20 +15,39 @@ from drkit.rundir import RunDir
 from drkit.targets import Target
 from drkit.undo import CloudCopy, UndoJournal, Undone, replay
 
+STOPPED_S = 900.0  # a run that is to stop first ends the call that it is in
 
-def abort(name: str, *, reports: Path | None, as_json: bool) -> int:
+
+def abort(name: str, *, wait: bool, reports: Path | None, as_json: bool) -> int:
     run = RunDir.find(aim.here(reports).reports, name)
     if not stored.is_running(run):
         if (run.path / "lease.taken").exists() and not run.sealed:
             raise UsageError(
                 f"run {run.run_id} is not going on", "its guardian is putting everything back; wait for it"
             )
+        if stored.half_way(run):
+            raise UsageError(
+                f"run {run.run_id} is not going on: it stands half-way",
+                f"go on: drkit resume {run.run_id}; put back what it did: drkit undo {run.run_id}",
+            )
         raise UsageError(f"run {run.run_id} is not going on", f"if it left something broken: drkit undo {run.run_id}")
+    is_playbook = stored.identity(run).get("kind") == "playbook"
     (run.path / "abort").touch()
+    stopped = None
+    if wait:
+        clock.wait_until(
+            lambda: not stored.is_running(run), f"{run.run_id} has stopped", timeout_s=STOPPED_S, every_s=0.2
+        )
+        stopped = True
     if as_json:
-        console.out_json({"run_id": run.run_id, "asked": True})
+        console.out_json({"run_id": run.run_id, "asked": True, "puts_back": not is_playbook, "stopped": stopped})
+        return 0
+    told = f"{run.run_id} has stopped" if stopped else f"asked {run.run_id} to stop"
+    if is_playbook:
+        console.out(f"{told}; nothing is put back, the target stays as the playbook has left it")
+        console.out(f"go on: drkit resume {run.run_id}; put back what it did: drkit undo {run.run_id}")
     else:
-        console.out(f"asked {run.run_id} to stop; it puts everything back first")
+        console.out(f"{told}; {'everything is put back' if stopped else 'it puts everything back first'}")
     return 0
 
 
@@ -41,6 +61,8 @@ def undo(name: str, *, reports: Path | None, as_json: bool) -> int:
     if stored.is_running(run):
         raise UsageError(f"run {run.run_id} is going on", f"stop it first: drkit abort {run.run_id}")
     record = stored.record_of(run)
+    if record.kind == "playbook":
+        return _undo_playbook(run, found, as_json=as_json)
     journal = UndoJournal(run.path / "undo.jsonl", run.run_id)
     if not journal.pending() and not verdict.still_broken(record) and record.ended:
         for other in stored.left_open(found.reports):
@@ -60,6 +82,64 @@ def undo(name: str, *, reports: Path | None, as_json: bool) -> int:
         lock.close()
     done = tuple(str(m.detail.get("sentence", "")) for m in undone if m.detail.get("ok") is True)
     return _told(run.run_id, done, tuple(dict.fromkeys((*failed, *verdict.still_broken(record)))), as_json=as_json)
+
+
+def _undo_playbook(run: RunDir, found: Project, *, as_json: bool) -> int:
+    """Put back what a playbook has done so far, newest first; the run is over then. One that came to its end keeps it.
+
+    An undo may refuse, and says why: to make the first writer one again beside a promoted replica, say.
+    """
+    from drkit.engine import finish
+    from drkit.engine.restore import note, undo_all
+    from drkit.engine.session import recovery_journal
+
+    pending = UndoJournal(run.path / "undo.jsonl", run.run_id).pending()
+    if stored.has_ended(run) and not pending:
+        return _told(run.run_id, (), (), as_json=as_json)
+    target = targets.load(str(run.path / "target.json"), found.home)
+    directory = target.lab.directory if target.lab else None
+    _register_verbs(run)
+    undone: list[Undone] = []
+
+    def told(one: Undone) -> None:
+        note(run, one)
+        undone.append(one)
+        console.say(f"{'undone' if one.ok else 'NOT undone'}: {one.sentence}")
+
+    with contextlib.ExitStack() as stack:
+        for recovery in (True, False):
+            lock = TargetLock(found.home, target.name, lab_directory=directory, recovery=recovery)
+            stack.enter_context(contextlib.closing(lock))
+            lock.name(run.run_id)
+        stack.enter_context(run.runner())
+        failed = undo_all(recovery_journal(run, target), target, told) if pending else ()
+        run.mark(MarkKind.RUN_ENDED, "drkit undo")
+        if not failed:
+            _release_claim(run, target)
+        finish(run)
+    done = tuple(u.sentence for u in undone if u.ok)
+    return _told(run.run_id, done, tuple(u.sentence for u in failed), as_json=as_json)
+
+
+def _release_claim(run: RunDir, target: Target) -> None:
+    """Let others recover the target: this run never will."""
+    from drkit.targets.aws.claims import Claims
+
+    try:
+        Claims(target).release(run.run_id)
+    except DrkitError as e:
+        console.say(f"the claim on {target.name} is still there: {e.message}")
+
+
+def _register_verbs(run: RunDir) -> None:
+    """Import what may have undo verbs: drkit's own, and the modules of the playbook's steps."""
+    import drkit.chaos.database
+    import drkit.chaos.zone
+    import drkit.targets.aws  # noqa: F401
+    from drkit.catalog import checked_playbook
+
+    with contextlib.suppress(DrkitError, KeyError):  # one that is gone meanwhile: its verb is then told as unknown
+        checked_playbook(run.identity["document"], run.path / "run.json", "")
 
 
 def undo_from_cloud(run_id: str, target_name: str | None, *, as_json: bool) -> int:

@@ -34,7 +34,8 @@ def still_broken(record: RunRecord) -> tuple[str, ...]:
     found = [
         f"{u.verb} has not been undone: {_told(marks, u.seq) or 'nobody tried'}"
         for u in record.undo
-        if not u.done and u.seq not in undone
+        # What a playbook that stands half-way has done is meant to be there, until somebody says otherwise.
+        if not u.done and u.seq not in undone and (record.ended or record.kind != "playbook")
     ]
     cleaned_ns = max((m.t_hi_ns for m in marks if m.kind is MarkKind.CLEANED_UP), default=-1)
     found += [
@@ -66,16 +67,27 @@ def text(record: RunRecord, directory: Path) -> str:
     ]
     if passed := list(dict.fromkeys(r.what for r in shown.reasons if r.verdict is Verdict.PASS)):
         lines.append(f"  {console.colour('PASS')}  {', '.join(passed)}")
-    lines += ["", data_loss(record), parts_of_recovery(record)]
+    lines += ["", *_steps(record), data_loss(record), parts_of_recovery(record)]
     if broken := still_broken(record):
         lines += [f"STILL BROKEN: {sentence}" for sentence in broken] + [f"put it back: drkit undo {record.run_id}"]
+    elif kept := sum(u.kept for u in record.undo):
+        lines.append(f"kept: what the playbook has done stays as it is ({kept} undo record{'s'[: kept > 1]} closed)")
     elif record.undo and any(m.kind is MarkKind.CLEANED_UP for m in record.history.marks):
         lines.append("put back: everything; nothing was left behind")
-    if not record.ended:
+    if not record.ended and record.kind == "playbook":
+        lines.append("nothing is put back: the target stays as the playbook has left it")
+        lines.append(f"go on: drkit resume {record.run_id}; or put back what it did: drkit undo {record.run_id}")
+    elif not record.ended:
         lines.append("this run was cut short, and nobody finished it")
     page = directory / "report.html"
     lines.append(f"report: {_near(page)}" if page.exists() else f"report: none yet; drkit report {record.run_id}")
     return "\n".join(line for n, line in enumerate(lines) if line or lines[n - 1])
+
+
+def _steps(record: RunRecord) -> list[str]:
+    """Return the table of a playbook's steps; nothing for an experiment, or one that came to no step."""
+    rows = [(s.name, s.by, s.took, numbers.short(s.came, 90)) for s in report.steps(record)]
+    return [console.table(("step", "by", "took", "what came of it"), rows, "  "), ""] if rows else []
 
 
 def data_loss(record: RunRecord) -> str:
@@ -139,10 +151,14 @@ def as_json(record: RunRecord, directory: Path) -> dict[str, Any]:
         ],
         "rta": span(m.rta),
         "rpa": span(m.rpa),
+        "rta_verified": span(m.rta_verified),
         "redundancy": span(m.redundancy),
         "acknowledged_writes": sum(x.acknowledged for x in m.losses) if m.losses else None,
         "lost_writes": sum(len(x.lost) for x in m.losses) if m.losses else None,
         "still_broken": still_broken(record),
+        "steps": [
+            {"name": s.name, "by": s.by, "state": s.state, "tries": s.tries, "why": s.why} for s in report.steps(record)
+        ],
         "directory": str(directory),
         "report": str(directory / "report.html"),
     }

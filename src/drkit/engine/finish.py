@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,19 @@ from typing import Any
 from drkit import measure, probes, report
 from drkit.clock import NS_PER_S
 from drkit.errors import DrkitError, RunDirError
-from drkit.model import Effect, History, Mark, MarkKind, Objective, ProbeKind, Role, RunRecord, Series, Verdict
+from drkit.model import (
+    Effect,
+    History,
+    Mark,
+    MarkKind,
+    Objective,
+    PlannedStep,
+    ProbeKind,
+    Role,
+    RunRecord,
+    Series,
+    Verdict,
+)
 from drkit.rundir import RunDir
 from drkit.undo import UndoJournal
 
@@ -43,12 +55,17 @@ def record_of(run: RunDir) -> RunRecord:
         judgement=measure.judge(measurement, history, objective),
         hypothesis=identity["hypothesis"],
         plan_digest=identity["plan"]["digest"],
-        effects=tuple(Effect(**{**e, "iam": tuple(e["iam"])}) for e in identity["plan"]["effects"]),
+        effects=_effects(identity["plan"]["effects"]),
+        steps=tuple(PlannedStep(**{**s, "effects": _effects(s["effects"])}) for s in identity["plan"].get("steps", ())),
         undo=UndoJournal(run.path / "undo.jsonl", run.run_id).records(),
         environment=identity["environment"],
         instrument=identity["instrument"],
         ended=any(m.kind is MarkKind.RUN_ENDED for m in history.marks),
     )
+
+
+def _effects(stored: Sequence[Mapping[str, Any]]) -> tuple[Effect, ...]:
+    return tuple(Effect(**{**e, "iam": tuple(e["iam"])}) for e in stored)
 
 
 def finish(run: RunDir) -> RunRecord:

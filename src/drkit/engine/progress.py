@@ -37,6 +37,7 @@ class Progress:
     outage_s: tuple[float, float] | None
     outage_over: bool
     guards: tuple[str, ...]  # "outage 0.4 of 15 s"
+    steps: tuple[tuple[str, str], ...] = ()  # of a playbook, in order: name, state
 
 
 class Watcher(Protocol):

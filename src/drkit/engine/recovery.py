@@ -35,7 +35,9 @@ from drkit.probes.journal import GENERATION
 from drkit.project import Project, operator
 from drkit.rundir import RunDir
 from drkit.targets import Target
+from drkit.targets.aws.claims import Claims
 
+DOWN_S = 1.0  # a service that fails for so long is down: the recovery begins
 BEGIN_S = 20.0  # until probes that have been started make their first attempt
 LEDGER_EVERY_S = 1.0
 Ask = Callable[[RunDir, StepCall, str], None]  # a question to a person: the run, the step, the text
@@ -71,6 +73,8 @@ def recover(
     Raises Refused (TargetBusy, PlanDrift) before anything is touched. One that was stopped can be resumed.
     """
     mode = mode_of(target, real=wishes.real)
+    if wishes.since is not None and wishes.since > clock.wall_utc():
+        raise UsageError(f"--since {wishes.since.isoformat()} is in the future", "give the time in UTC, or its offset")
     resolved = resolve(playbook, target, project, wishes.variables or {})
     if wishes.approved_digest is not None:
         refuse_drift(resolved.plan, wishes.approved_digest, "drkit playbook plan")
@@ -81,12 +85,15 @@ def recover(
 
 
 def resume(run: RunDir, project: Project, *, watcher: Watcher | None = None, ask: Ask = lambda *_: None) -> RunRecord:
-    """Go on with a playbook's run where it stopped. Raises UsageError for a run that is no playbook's or has ended."""
+    """Go on with a playbook's run where it stopped; of one that was killed at its very end, do what was left.
+
+    Raises UsageError for a run that is no playbook's, or has ended.
+    """
     identity = run.identity
     if identity.get("kind") != "playbook":
         raise UsageError(f"run {run.run_id} is an experiment: it cannot be resumed", f"drkit undo {run.run_id}")
     if any(m.kind is MarkKind.RUN_ENDED for m in run.marks()):
-        raise UsageError(f"run {run.run_id} has ended", f"its report: drkit report {run.run_id}")
+        return _end_whole(run, project)
     if broken := run.broken_at():
         raise RunDirError(f"run {run.run_id} cannot be gone on with: {broken}", "look at its files")
     (run.path / "abort").unlink(missing_ok=True)
@@ -96,6 +103,21 @@ def resume(run: RunDir, project: Project, *, watcher: Watcher | None = None, ask
     return _hold_and_play(
         playbook, target, project, identity, wishes=wishes, run=run, watcher=watcher or Nobody(), ask=ask
     )
+
+
+def _end_whole(run: RunDir, project: Project) -> RunRecord:
+    """Give the target back and write the report of a run that was killed after its last step.
+
+    Raises UsageError if nothing of that is left to be done.
+    """
+    claims = Claims(targets.load(str(run.path / "target.json"), project.home))
+    with run.runner():
+        holder = claims.holder()
+        if run.sealed and (holder is None or holder.run_id != run.run_id):
+            raise UsageError(f"run {run.run_id} has ended", f"its report: drkit report {run.run_id}")
+        record = finish(run)
+        claims.release(run.run_id)
+    return record
 
 
 def mode_of(target: Target, *, real: bool) -> str:
@@ -143,9 +165,12 @@ def _hold_and_play(
         signals(abort),
     ):
         if run is not None:
+            held.run.unseal()  # it was sealed where it stopped; it grows again
             held.run.mark(MarkKind.RESUMED, operator())
         elif wishes.since is not None:
             _mark_impact(held.run, wishes.since)
+        elif joined := held.run.identity.get("joined"):
+            _mark_fault_of(held.run, RunDir.find(project.reports, joined))
         _Play(playbook, identity, held, Shielded(watcher), why_stopped, abort, ask).play(resumed=run is not None)
         return finish(held.run)
 
@@ -153,10 +178,15 @@ def _hold_and_play(
 def _mark_impact(run: RunDir, since: datetime) -> None:
     """Write down since when the service is down, as far as a person's clock can say: to the second."""
     ago_s = (clock.wall_utc() - since).total_seconds()
-    if ago_s < 0:
-        raise UsageError(f"--since {since.isoformat()} is in the future", "give the time in UTC, or with its offset")
     at_ns = clock.now_ns() - int(ago_s * NS_PER_S)
     run.mark(MarkKind.IMPACT, operator(), t_lo_ns=at_ns - NS_PER_S, t_hi_ns=at_ns + NS_PER_S, since=since.isoformat())
+
+
+def _mark_fault_of(run: RunDir, experiment: RunDir) -> None:
+    """Write down when the experiment that is recovered from asked for its fault: the service is down since then."""
+    fault = next((m for m in experiment.marks() if m.kind is MarkKind.PHASE and m.name == "method"), None)
+    if fault is not None:
+        run.mark(MarkKind.IMPACT, experiment.run_id, t_lo_ns=fault.t_lo_ns, t_hi_ns=fault.t_hi_ns)
 
 
 class _Play:
@@ -181,7 +211,7 @@ class _Play:
         self.wall_offset_ns = clock.wall_minus_monotonic_ns()
         self.watch = Watch(
             self.run, self.target, watcher, name=playbook.name, guards=catalog.Guards(),
-            failover_asked=lambda: False, abort=abort, events=False,
+            failover_asked=lambda: False, abort=abort, events=False, steps=lambda: self.player.states(),
         )  # fmt: skip
         recovery = Recovery(
             target=self.target,
@@ -244,8 +274,8 @@ class _Play:
         with contextlib.suppress(TimedOut):
             clock.wait_until(self.watch.all_answered, "probes", timeout_s=BEGIN_S, every_s=0.05, stop=self.stop)
             clock.wait_until(
-                lambda: self.watch.stable(length_s),
-                "answered",
+                lambda: self.watch.stable(length_s) or self.watch.failing(DOWN_S),
+                "answered, or certainly not",
                 timeout_s=2 * length_s + 2,
                 every_s=0.05,
                 stop=self.stop,

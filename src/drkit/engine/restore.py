@@ -61,6 +61,8 @@ def sweep(
     before; each undo asks first whether there is something to do.
     """
     left: tuple[str, ...] = ()
+    recovered = bool(recoveries_of(run))
+    before = state.without_recovery(before) if recovered else before
     began_ns = clock.now_ns()
     clean_since_ns: int | None = None
     replay_at_ns, wait_ns = began_ns + 2 * NS_PER_S, 2 * NS_PER_S
@@ -69,7 +71,8 @@ def sweep(
         nonlocal left, clean_since_ns, replay_at_ns, wait_ns
         asked_ns = clock.now_ns()
         try:
-            left = state.differences(before, state.snapshot(target))
+            now = state.snapshot(target)
+            left = state.differences(before, state.without_recovery(now) if recovered else now)
         except DrkitError as e:  # a database that is failing over, say
             left = (f"the target could not be asked: {e.message}",)
         if left:
@@ -95,6 +98,19 @@ def sweep(
             pending.tidy()
         run.try_mark(MarkKind.CLEANED_UP, "residue")
     return left
+
+
+def recoveries_of(run: RunDir) -> tuple[str, ...]:
+    """Return the ids of the playbooks' runs that have joined this one: what they changed is to stay."""
+    later = (r for r in RunDir.all(run.path.parent) if r.run_id > run.run_id)
+    return tuple(r.run_id for r in later if _joined(r) == run.run_id)
+
+
+def _joined(run: RunDir) -> str:
+    try:
+        return str(run.identity.get("joined", ""))
+    except DrkitError:
+        return ""
 
 
 def note(run: RunDir, undone: Undone) -> None:

@@ -14,7 +14,7 @@ from drkit.chaos.state import snapshot
 from drkit.errors import DrkitError, TargetBusy
 from drkit.guard import BlastRadius, Permit, authorise
 from drkit.lease import Lease, TargetLock, running
-from drkit.model import Effect
+from drkit.model import Effect, MarkKind
 from drkit.project import Project, operator
 from drkit.rundir import RunDir, safe_name
 from drkit.targets import Target
@@ -130,6 +130,8 @@ def hold_recovery(
         lock = stack.enter_context(
             contextlib.closing(TargetLock(project.home, target.name, lab_directory=directory, recovery=True))
         )
+        if run is not None:
+            lock.name(run.run_id)  # who is refused meanwhile hears by whom
         joined = _join(project, target, playbook, stack)
         if run is None:
             claims.refuse_others("", instead_of=instead_of)  # before a run is made for nothing
@@ -158,7 +160,8 @@ def hold_recovery(
         finally:
             permit.revoke("the run is over")
             lease.release()
-            if held.over:
+            if held.over or not any(m.kind is MarkKind.RECOVERY_START for m in run.marks()):
+                # It has come to its end, or has not touched anything.
                 with contextlib.suppress(DrkitError):  # then the next one is refused, with a hint
                     claims.release(run.run_id)
 

@@ -133,13 +133,16 @@ class Watch:
         failover_asked: Callable[[], bool],
         abort: Callable[[str], None],
         events: bool = True,
+        steps: Callable[[], tuple[tuple[str, str], ...]] = tuple,
     ) -> None:
         """abort: called once, with the reason, when a guard trips. failover_asked: whether this run has forced one.
 
         events: ask RDS of the first region what it reports; a recovery does not depend on that region's answers.
+        steps: asked for the steps of a playbook and their states, for the person who watches.
         """
         self._run, self._target, self._watcher, self._name = run, target, watcher, name
         self._failover_asked = failover_asked
+        self._steps = steps
         self._followers: list[_Follower] = []
         self._guards, self._abort = guards, abort
         self._outage_max_s = None if guards.outage_max_s is None else guards.outage_max_s * target.pace
@@ -207,6 +210,15 @@ class Watch:
                 f.stable_for_s(now) >= (max(for_s, after_failure_s) if f.failures else for_s) for f in judged
             )
 
+    def failing(self, for_s: float) -> bool:
+        """Return whether a probe that is judged has seen nothing but failures for that long."""
+        with self._lock:
+            return any(
+                f.last_failure.done_ns - f.impact[1] >= for_s * NS_PER_S
+                for f in self._followers
+                if f.judged and f.first_good is None and f.last_failure and f.impact
+            )
+
     def all_answered(self) -> bool:
         """Return whether every probe has made an attempt."""
         with self._lock:
@@ -260,6 +272,7 @@ class Watch:
                 outage_s=outage,
                 outage_over=over,
                 guards=tuple(guards),
+                steps=self._steps(),
             )
         )
 

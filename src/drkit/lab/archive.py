@@ -164,8 +164,9 @@ class Archive:
         with self._lock:
             history.bases.append(Base(key, first_segment or "", ended))
             history.xids = "", ""
+        self._stop.wait(2 * _IN_FLIGHT.total_seconds())
         with contextlib.suppress(OSError, ServerError):
-            self._switch_log(node.name, history)  # the archive reaches to the backup's end as soon as can be
+            self._switch_log(node.name, history)  # the archive reaches past the backup's end as soon as can be
         return key
 
     def copy(self, node: Node, s3: S3Client, bucket: str, key: str, *, with_log: bool) -> None:
@@ -315,7 +316,7 @@ def _asked(node: Node, sql: str) -> list[Any]:
         raise LabError(f"PostgreSQL {node.name} does not answer: {error}") from error
 
 
-def s3_client(endpoint_url: str, region: str, *, attempts: int = 2) -> S3Client:
+def s3_client(endpoint_url: str, region: str, *, attempts: int = 2, answer_s: float = 60.0) -> S3Client:
     """Return a client of the lab's own, whose calls are nobody's deeds: they are not in calls.jsonl."""
     import boto3  # only labs with an archive pay for it
     from botocore.config import Config
@@ -324,7 +325,8 @@ def s3_client(endpoint_url: str, region: str, *, attempts: int = 2) -> S3Client:
         "s3",
         endpoint_url=endpoint_url,
         config=Config(
-            s3={"addressing_style": "path"}, retries={"max_attempts": attempts}, connect_timeout=2, read_timeout=10,
+            s3={"addressing_style": "path"}, retries={"max_attempts": attempts}, connect_timeout=2,
+            read_timeout=answer_s,
             user_agent_extra=CLIENT,
             response_checksum_validation="when_required", request_checksum_calculation="when_required",
         ),

@@ -11,6 +11,7 @@ or "error". `DBInstanceStatus` is AWS' word for what goes on: a failover, forced
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -32,6 +33,12 @@ AVAILABLE, REBOOTING, MODIFYING = "available", "rebooting", "modifying"
 
 Job = Callable[[], None]
 Key = tuple[str, str]  # region, DBInstanceIdentifier
+
+
+def must_be_a_name(identifier: str) -> None:
+    """Refuse what RDS would not take as an identifier, before it becomes part of a path."""
+    if not re.fullmatch(r"[a-z](?:-?[a-z0-9]){0,62}", identifier):  # RDS takes capitals, and makes them small
+        raise AwsError("InvalidParameterValue", f"{identifier} is not a valid DB instance identifier")
 
 
 class Databases:
@@ -181,7 +188,8 @@ class Databases:
                 log.error("%s of %s: %s", verb, record.db_instance_identifier, e, exc_info=None if known else e)
                 status = failed
             with self.cloud.lock:
-                record.status = status
+                if record.status != "deleting":  # that comes next, and is what RDS says until it is gone
+                    record.status = status
 
         self.later(self.key(record), act)
 

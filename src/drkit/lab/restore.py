@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,7 +78,7 @@ class Restore:
             with ThreadPoolExecutor(_AT_ONCE + 1) as pool:
                 tar = pool.submit(self._patiently, self._unpack)
                 keys = self._patiently(self._log_keys)
-                fetched = [pool.submit(self._patiently, lambda key=key: self._fetch(key)) for key in keys]
+                fetched = [pool.submit(self._patiently, partial(self._fetch, key)) for key in keys]
                 size = tar.result()
                 for one in fetched:
                     one.result()
@@ -141,6 +142,10 @@ class Restore:
                 said = tar.stderr.read().decode(errors="replace")
                 if tar.wait():
                     raise LabError(f"{self._source.key} cannot be unpacked: {said[-300:].strip()}")
+            except BrokenPipeError:
+                tar.wait()
+                said = tar.stderr.read().decode(errors="replace")
+                raise LabError(f"{self._source.key} cannot be unpacked: {said[-300:].strip()}") from None
             except BaseException:
                 tar.kill()
                 raise

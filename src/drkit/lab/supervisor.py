@@ -39,6 +39,7 @@ from drkit.lab.options import LabOptions, LabPart
 from drkit.lab.plant import Health, NodeRole, Plant, PlantOptions
 from drkit.lab.ports import HOST
 from drkit.lab.rds_monitor import Monitor, MonitorSettings
+from drkit.lab.restores import Restores
 from drkit.lab.verbs import Verbs
 from drkit.lab.zonal_shift import ZonalShifts
 from drkit.targets import (
@@ -153,16 +154,17 @@ class Supervisor:
                 rebuild_after_s=self.options.rebuild_after_s / self.speed,
             ),
         )
-        backups = Backups(databases, endpoint_url=self.cloud.url)
+        backups = Backups(databases)
+        restores = Restores(databases, backups, endpoint_url=self.cloud.url)
         databases.chores.append(backups.the_writer_archives)
         moto_patches.report_backups(backups.latest_restorable_time, backups.source_record)
-        verbs = Verbs(databases, backups)
-        self.cloud.after += [compute.follow, verbs.follow, backups.follow, record.follow, public.follow]
+        verbs = Verbs(databases, backups, restores)
+        self.cloud.after += [compute.follow, verbs.follow, restores.follow, record.follow, public.follow]
         self._stoppers = [
             shifts.stop,
             *(c.stop for c in controllers),
             monitor.stop,
-            backups.stop,
+            restores.stop,
             databases.stop,
             compute.stop,
             *self._stoppers,

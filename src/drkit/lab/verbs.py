@@ -1,4 +1,4 @@
-"""The RDS calls that change an instance: what refuses them, and what they bring about. Restores are in `backups`."""
+"""The RDS calls that change an instance: what refuses them, and what they bring about. Restores are in `restores`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from drkit.errors import DrkitError
 from drkit.lab import rds_events
 from drkit.lab.backups import Backups
 from drkit.lab.cloud import AwsError, Call
-from drkit.lab.database import AVAILABLE, FILL_TIMEOUT_S, MODIFYING, REBOOTING, Databases, Key
+from drkit.lab.database import AVAILABLE, FILL_TIMEOUT_S, MODIFYING, REBOOTING, Databases, Key, must_be_a_name
 from drkit.lab.nodes import REPLICA
 from drkit.lab.pgwire import ServerError
+from drkit.lab.restores import Restores
 
 log = logging.getLogger("drkit.lab.verbs")
 
@@ -24,8 +25,9 @@ _BUSY = "Instance {} is not in available state."
 class Verbs:
     """The RDS control plane's hands. Before moto answers: refusals. After: the work, one thing after the other."""
 
-    def __init__(self, databases: Databases, backups: Backups) -> None:
-        self._db, self._backups, self._plant = databases, backups, databases.plant
+    def __init__(self, databases: Databases, backups: Backups, restores: Restores) -> None:
+        self._db, self._plant = databases, databases.plant
+        self._backups, self._restores = backups, restores
         for action, before in {
             "RebootDBInstance": self._before_reboot,
             "StopDBInstance": self._before_stop,
@@ -91,6 +93,7 @@ class Verbs:
             raise AwsError("InvalidDBInstanceState", _BUSY.format(name))
 
     def _before_replica(self, call: Call) -> None:
+        must_be_a_name(call.text("DBInstanceIdentifier"))
         if self._db.named(call) is not None:
             raise AwsError("DBInstanceAlreadyExists", "DB instance already exists")
         source = self._source(call)
@@ -111,6 +114,8 @@ class Verbs:
 
     def _before_modify(self, call: Call) -> None:
         record = self._db.available(call)
+        if self._db.served(record) and call.text("NewDBInstanceIdentifier"):
+            raise AwsError("NotImplemented", "not in the lab: instances with servers are not renamed", 501)
         wanted = call.text("MultiAZ").lower()
         if record is None or not self._db.served(record) or not wanted or (wanted == "true") == bool(record.multi_az):
             return
@@ -141,6 +146,7 @@ class Verbs:
             case "PromoteReadReplica":
                 db.submit("promote", (lambda: self._promote(record)) if served else _nothing, record, failed="failed")
             case "DeleteDBInstance":
+                self._restores.cancel(key)
                 db.submit("delete", lambda: self._delete(call, record), record, "deleting")
             case "CreateDBInstanceReadReplica" if db.served(source := self._source(call)):
                 # Known at once: whoever asks now shall not take it for a record only.
@@ -218,18 +224,19 @@ class Verbs:
     def _delete(self, call: Call, record: Any) -> None:
         db, key = self._db, self._db.key(record)
         if final := call.text("FinalDBSnapshotIdentifier"):
-            self._backups.take(db.cloud.backend("rds", key[0]).database_snapshots.get(final), record)
+            self._restores.take(db.cloud.backend("rds", key[0]).database_snapshots.get(final), record)
         self._let_replicas_go(record)
         if db.served(record):
             with db.acting:
                 nodes = db.nodes.pop(key)
                 if key == db.pair_key:
                     self._plant.remove_pair()
-                elif key == db.replica_key:
+                elif nodes == (REPLICA,):
                     self._plant.remove_node(REPLICA)
                 else:
-                    self._plant.close_endpoint(db.endpoint(key))
                     self._plant.drop_node(nodes[0])
+                if key not in (db.pair_key, db.replica_key):  # theirs stay, and refuse: the target file names them
+                    self._plant.close_endpoint(db.endpoint(key))
                 db.astray.discard(key)
         self._backups.deleted(record, keep=call.text("DeleteAutomatedBackups").lower() == "false")
         with db.cloud.lock:

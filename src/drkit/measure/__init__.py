@@ -8,7 +8,7 @@ from drkit.measure._judge import judge
 from drkit.measure._loss import account
 from drkit.measure._mttr import Mttr, mttr
 from drkit.measure._outage import outage, outages
-from drkit.measure._run import measure
+from drkit.measure._run import measure, recovery_time
 from drkit.measure._settings import Settings
 
-__all__ = ["Mttr", "Settings", "account", "judge", "measure", "mttr", "outage", "outages"]
+__all__ = ["Mttr", "Settings", "account", "judge", "measure", "mttr", "outage", "outages", "recovery_time"]

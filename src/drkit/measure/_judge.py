@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from drkit.measure._run import recovery_time
+from drkit.measure._steps import judge_steps
 from drkit.model import (
     Connection,
     History,
@@ -25,6 +27,7 @@ from drkit.model import (
     Series,
     Verdict,
 )
+from drkit.standing import is_playbook, since_resumed
 
 _MAX_TICKS_LOST = 0.01
 _PROMISES = frozenset({"rto", "rpo", "lost-writes", "availability", "p95", "error-rate", "hypothesis"})
@@ -44,8 +47,9 @@ def judge(measurement: Measurement, history: History, objective: Objective) -> J
         *_instruments(history, service),
         *_put_back(history),
         *_hypothesis(history),
+        *judge_steps(history.marks),
         *_recovery(measurement, history, service),
-        *_recovery_time(measurement, objective),
+        *_recovery_time(measurement, history, service, objective),
         *_recovery_point(measurement, history, service, objective),
         *_service_level(measurement, service, objective),
     ]
@@ -60,19 +64,21 @@ def judge(measurement: Measurement, history: History, objective: Objective) -> J
 
 
 def _aborted(history: History) -> Iterator[Reason]:
-    for mark in _of(history, MarkKind.ABORTED):
+    for mark in _current(history, MarkKind.ABORTED):
         yield Reason(Verdict.ABORTED, "aborted", f"the run was stopped: {_words(mark)}")
-    for mark in _of(history, MarkKind.GUARD):
+    for mark in _current(history, MarkKind.GUARD):
         yield Reason(Verdict.ABORTED, "guard", f"a guard tripped: {_words(mark)}")
     for mark in _of(history, MarkKind.GUARDIAN):
         yield Reason(Verdict.INCONCLUSIVE, "guardian", f"drkit died and the guardian put things back: {_words(mark)}")
     for mark in _of(history, MarkKind.RUN_ENDED):
-        if mark.name == "drkit undo":
+        if mark.name == "drkit undo" and not is_playbook(history.marks):
             words = "drkit and its guardian died; later a person put things back with drkit undo"
             yield Reason(Verdict.INCONCLUSIVE, "undo", words)
 
 
 def _fault(history: History) -> Iterator[Reason]:
+    if is_playbook(history.marks):
+        return
     toothless = _of(history, MarkKind.TOOTHLESS)
     for mark in toothless:
         yield Reason(Verdict.INVALID, "fault", f"the fault did not bite: {_words(mark)}")
@@ -95,10 +101,10 @@ def _baseline(measurement: Measurement, history: History, service: list[Series])
     headline = [s for s in service if s.name in measurement.headline_series]
     if not headline:
         yield Reason(Verdict.INVALID, "baseline", "no probe stood for the service")
+    if is_playbook(history.marks):  # it may begin when the service is down already
+        return
     for series in headline:
-        failed_ns = min((a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK), default=math.inf)
-        before_ns = failed_ns if fault_ns is None else fault_ns
-        if not any(a.outcome is Outcome.OK and a.done_ns <= before_ns for a in series.attempts):
+        if not _answered_before(series, fault_ns):
             yield Reason(Verdict.INVALID, "baseline", f"{series.name}: nothing succeeded before the fault")
         for outage in measurement.outages:
             if outage.series != series.name or fault_ns is None or outage.start_hi_ns >= fault_ns:
@@ -112,8 +118,9 @@ def _baseline(measurement: Measurement, history: History, service: list[Series])
 def _instruments(history: History, service: list[Series]) -> Iterator[Reason]:
     for mark in _of(history, MarkKind.CLOCK_STEPPED):
         yield Reason(Verdict.INVALID, "clock", f"a clock was stepped during the run: {_words(mark)}")
-    for mark in _of(history, MarkKind.INSTRUMENT):
-        yield Reason(Verdict.INCONCLUSIVE, "instrument", f"an instrument failed: {_words(mark)}")
+    for mark in _current(history, MarkKind.INSTRUMENT):
+        if not (is_playbook(history.marks) and _read_later(mark, history)):
+            yield Reason(Verdict.INCONCLUSIVE, "instrument", f"an instrument failed: {_words(mark)}")
     for series in service:
         if series.ticks_lost > _MAX_TICKS_LOST * series.ticks_due:
             share = f"{series.ticks_lost} of {series.ticks_due} ticks"
@@ -153,6 +160,8 @@ def _retried(failed: Mark, later: Mark) -> bool:
 def _hypothesis(history: History) -> Iterator[Reason]:
     fault_ns = _first_fault_ns(history)
     for mark in _of(history, MarkKind.HYPOTHESIS):
+        if mark.detail.get("when") == "prerequisite":
+            continue  # of a playbook: judge_steps
         held = mark.detail.get("held")
         before = mark.detail.get("when") == "before" or (fault_ns is not None and mark.t_lo_ns < fault_ns)
         if before and held is not True:
@@ -185,16 +194,33 @@ def _recovery(measurement: Measurement, history: History, service: list[Series])
             )
 
 
-def _recovery_time(measurement: Measurement, objective: Objective) -> Iterator[Reason]:
-    if objective.rto_s is not None:
-        yield _against("rto", "RTO", measurement.rta, objective.rto_s, measurement.unmeasured.get("rta", ""))
+def _recovery_time(
+    measurement: Measurement, history: History, service: list[Series], objective: Objective
+) -> Iterator[Reason]:
+    if objective.rto_s is None:
+        return
+    told = bool(_of(history, MarkKind.IMPACT))
+    headline = [s for s in service if s.name in measurement.headline_series]
+    if is_playbook(history.marks) and not told and not all(_answered_before(s, None) for s in headline):
+        why = "the service was down before this run began; say since when: --since"
+        yield Reason(Verdict.INCONCLUSIVE, "rto", why)
+    elif told and measurement.impact is None and measurement.rta is not None:
+        why = "a person said since when the service is down, and no client saw it fail"
+        yield Reason(Verdict.INCONCLUSIVE, "rto", why)
+    else:
+        achieved, why = recovery_time(measurement, objective)
+        name = "RTO, data verified," if objective.verified else "RTO"
+        yield _against("rto", name, achieved, objective.rto_s, why)
 
 
 def _recovery_point(
     measurement: Measurement, history: History, service: list[Series], objective: Objective
 ) -> Iterator[Reason]:
     settled = True
-    for reading in history.survivors:
+    readings = history.survivors
+    if is_playbook(history.marks):  # it may read them again and again until they have settled
+        readings = tuple({r.series: r for r in sorted(readings, key=lambda r: r.read_lo_ns)}.values())
+    for reading in readings:
         if not reading.settled:
             settled = False
             yield Reason(Verdict.INCONCLUSIVE, "rpo", f"{reading.series}: two readings of its rows never agreed")
@@ -295,6 +321,29 @@ def _against(what: str, name: str, achieved: Interval | None, limit_s: float, wh
 
 def _of(history: History, kind: MarkKind) -> list[Mark]:
     return [m for m in history.marks if m.kind is kind]
+
+
+def _current(history: History, kind: MarkKind) -> list[Mark]:
+    """Return the marks of a kind that the process wrote which played the run last.
+
+    What stopped an earlier one, or went wrong in it, is over where another went on. A clock that was stepped is not:
+    times on both sides of it are compared.
+    """
+    return [m for m in since_resumed(history.marks) if m.kind is kind]
+
+
+def _read_later(failed: Mark, history: History) -> bool:
+    """Return whether a mark is of a writer's rows that could not be read back then, and could be later."""
+    if not str(failed.detail.get("why", "")).startswith("rows not read back"):
+        return False
+    return any(r.series == failed.name and r.read_hi_ns >= failed.t_hi_ns for r in history.survivors)
+
+
+def _answered_before(series: Series, fault_ns: int | None) -> bool:
+    """Return whether anything succeeded before the fault; without one, before the first failure."""
+    failed_ns = min((a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK), default=math.inf)
+    before_ns = failed_ns if fault_ns is None else fault_ns
+    return any(a.outcome is Outcome.OK and a.done_ns <= before_ns for a in series.attempts)
 
 
 def _first_fault_ns(history: History) -> int | None:

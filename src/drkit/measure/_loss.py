@@ -31,6 +31,7 @@ def account(
     restored_ns: int | None = None,
     outages: Sequence[Outage] = (),
     fault: Moment | None = None,
+    restored_to: Moment | None = None,
 ) -> LossAccount:
     """Return the loss account of a writer from one or more readings of its rows; at least one.
 
@@ -63,7 +64,7 @@ def account(
     def on_record(seq: int) -> bool:
         return (unrecorded is None or seq <= unrecorded) and not any(lo <= seq < hi for lo, hi in series.unrecorded)
 
-    holes, rpa = _recovery_point(series, [by_seq[s] for s in lost], counted, read, outages, fault)
+    holes, rpa = _recovery_point(series, [by_seq[s] for s in lost], counted, read, outages, fault, restored_to)
     return LossAccount(
         series=series.name,
         acknowledged=len(counted),
@@ -102,8 +103,12 @@ def _recovery_point(
     read: set[int],
     outages: Sequence[Outage],
     fault: Moment | None,
+    restored_to: Moment | None,
 ) -> tuple[int, Interval]:
-    """Return the number of holes and the achieved recovery point; `lost` by acknowledgement."""
+    """Return the number of holes and the achieved recovery point; `lost` by acknowledgement.
+
+    restored_to: the moment of the backup; where no write of the run is left, it may lie before the first one.
+    """
     if not lost:
         return 0, Interval(0.0, series.every_s)
     first_ns, last_lost_ns = lost[0].done_ns, lost[-1].done_ns
@@ -115,6 +120,8 @@ def _recovery_point(
     kept_ns = max((a.done_ns for a in ok if a.done_ns <= first_ns and a.seq not in lost_seqs), default=None)
     if kept_ns is None:  # not one acknowledged write is left from before: all since the first attempt
         kept_ns = min(a.sent_ns for a in series.attempts)
+        if restored_to is not None:
+            kept_ns = min(kept_ns, restored_to[0])
     holes = [
         a
         for a in ok

@@ -19,6 +19,7 @@ from drkit.model import (
     Mark,
     MarkKind,
     Measurement,
+    Objective,
     Outage,
     Outcome,
     Role,
@@ -60,18 +61,39 @@ def measure(history: History, settings: Settings) -> Measurement:
         service_restored=total.restored,
         rta=total.lasted,
         rta_slo=_rta_slo(headline, total, settings, unmeasured),
-        rta_verified=between.since_impact("rta_verified", _first(marks, MarkKind.DATA_VERIFIED)),
+        rta_verified=between.since_impact(
+            "rta_verified",
+            _first(marks, MarkKind.DATA_VERIFIED),
+            instead=_drill_start(marks),
+        ),
         since_recovery_start=between.until_restored("since_recovery_start", _first(marks, MarkKind.RECOVERY_START)),
         since_plan_start=between.until_restored("since_plan_start", _plan_start(marks)),
         redundancy=between.since_impact("redundancy", _last(marks, MarkKind.REDUNDANCY_RESTORED), instead=fault),
         decomposition=_decompose(marks, between),
         losses=losses,
-        rpa=_worst([loss.rpa for loss in losses]),
+        rpa=_of_backup(marks, losses) or _worst([loss.rpa for loss in losses]),
         availability=tuple(availability(s, by_series[s.name], settings) for s in service if s.attempts),
         latency=tuple(found for s in service if (found := latency(s)) is not None),
         rta_by_series={name: span.lasted for name, span in spans.items() if span.lasted is not None},
         unmeasured=unmeasured,
     )
+
+
+def recovery_time(measurement: Measurement, objective: Objective) -> tuple[Interval | None, str]:
+    """Return what is held against rto_s, and why there is nothing if there is nothing.
+
+    Where the promise is about verified data, it is the later of SERVICE_RESTORED and DATA_VERIFIED, since IMPACT_START.
+    """
+    m = measurement
+    if objective.verified and m.impact is None and m.rta is not None and m.rta_verified is not None:
+        return _worst([m.rta, m.rta_verified]), ""  # a drill: nothing failed, and what it restored was verified
+    if not objective.verified or m.impact is None or m.rta is None:
+        return m.rta, m.unmeasured.get("rta", "")
+    if m.rta_verified is not None:
+        return _worst([m.rta, m.rta_verified]), ""
+    if objective.rto_s is not None and m.rta.lo_s > objective.rto_s:  # verified even later
+        return Interval(m.rta.lo_s, math.inf), ""
+    return None, "the data was never verified"
 
 
 # --- impact and restoration -------------------------------------------------------------------------------------------
@@ -297,11 +319,29 @@ def _losses(
                 restored_ns=None if restored is None else restored[1],
                 outages=by_series[series.name],
                 fault=fault,
+                restored_to=_moment(_first(history.marks, MarkKind.RECOVERY_POINT)),
             )
         )
     if not writers:
         unmeasured["rpa"] = "no probe wrote"
     return tuple(losses)
+
+
+def _of_backup(marks: Sequence[Mark], losses: Sequence[LossAccount]) -> Interval | None:
+    """Return how much of the time before a restore its backup lacks, at most, where no client has lost a write by it.
+
+    That is so in a drill, whose restored database nobody is led to. None for any other run.
+    """
+    point, start = _first(marks, MarkKind.RECOVERY_POINT), _drill_start(marks)
+    if point is None or start is None or any(loss.lost for loss in losses):
+        return None
+    return Interval(0.0, max(0.0, (start[1] - point.t_lo_ns) / NS_PER_S))
+
+
+def _drill_start(marks: Sequence[Mark]) -> Moment | None:
+    """Return when a playbook began to act: where nothing fails, its times count from there; None for an experiment."""
+    played = any(m.kind is MarkKind.STEP for m in marks)
+    return _moment(_first(marks, MarkKind.RECOVERY_START)) if played else None
 
 
 def _worst(intervals: Sequence[Interval]) -> Interval | None:

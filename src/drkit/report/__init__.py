@@ -8,8 +8,9 @@ from __future__ import annotations
 from drkit.model import RunRecord
 from drkit.report import junit, machine, markdown, page
 from drkit.report.objectives import Row, Table, kind_of_target, table
+from drkit.report.steps import StepRow, steps
 
-__all__ = ["Row", "Table", "kind_of_target", "render", "table"]
+__all__ = ["Row", "StepRow", "Table", "kind_of_target", "render", "steps", "table"]
 
 
 def render(record: RunRecord) -> dict[str, str]:

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from drkit.model import LossAccount, Mark, MarkKind, RunRecord, UndoRecord, Verdict, type_json
-from drkit.report import calibration, charts, events, numbers, timeline
+from drkit.model import LossAccount, Mark, RunRecord, Verdict, type_json
+from drkit.report import calibration, charts, events, numbers, steps, timeline, touched
 from drkit.report.document import Block, Cell, Figure, Grid, Listing, Section, Text
 from drkit.report.objectives import table
 
 WIDE_PX, NARROW_PX = 820.0, 344.0
 _HALF_WIDE_PX = 640.0
-_MOST_ROWS = 300
 
 
 def warnings(record: RunRecord) -> tuple[str, ...]:
     """Return what a reader must not miss, before any number."""
     said = []
-    if pending := [u for u in record.undo if not u.done]:
+    half_way = record.kind == "playbook" and not record.ended
+    pending = [u for u in record.undo if not u.done]
+    if half_way:
+        said.append(
+            f"The playbook has not come to its end, and nothing is put back by itself. Go on: drkit resume "
+            f"{record.run_id}. Put back what it did ({len(pending)} undo record(s)): drkit undo {record.run_id}"
+        )
+    elif pending:
         said.append(
             f"{len(pending)} undo record(s) still pending: something may still be broken. drkit undo {record.run_id}"
         )
-    if not record.ended:
+    if not record.ended and not half_way:
         said.append("The run was cut short and nobody finished it; this report shows what was on disk.")
+    said += [
+        f"Nobody watched from {_at(record, lo)} to {_at(record, hi)}: drkit had died or was stopped, "
+        "and another process went on. What the service did meanwhile was not seen."
+        for lo, hi in steps.gaps(record)
+    ]
     said += [f"The probe {s.name} died before it was told to stop." for s in record.history.series if not s.complete]
     said += [
         f"The rows of {s.series} had not settled when they were read back."
@@ -35,19 +46,25 @@ def warnings(record: RunRecord) -> tuple[str, ...]:
 def in_short(record: RunRecord) -> str:
     """Return the run in one line."""
     rows = [f"{r.objective} achieved: {r.achieved}; target: {r.target}" for r in table(record).rows[:2]]
-    return ". ".join(rows) + "."
+    return ". ".join(part for part in (steps.in_short(record), *rows) if part) + "."
 
 
 def sections(record: RunRecord) -> tuple[Section, ...]:
     """Return everything below the verdict, in reading order."""
+    playbook = record.kind == "playbook"
     return (
         Section("targets", "Targets and what was achieved", _targets(record)),
+        *((Section("steps", "Steps", steps.blocks(record)),) if playbook else ()),
         Section("timeline", "What happened", _timeline(record)),
         Section("outages", "Outages", _outages(record)),
         Section("recovery", "Recovery time and its parts", _recovery(record)),
         Section("data", "Data: what became of acknowledged writes", _data(record)),
         Section("service", "Availability and latency", _service(record)),
-        Section("touched", "What was touched, and put back", _touched(record)),
+        Section(
+            "touched",
+            "What was changed, and what is kept" if playbook else "What was touched, and put back",
+            touched.blocks(record),
+        ),
         Section("events", "Events", _events(record)),
         Section("method", "How it was measured", _method(record)),
         Section("identity", "Run and environment", _identity(record)),
@@ -60,7 +77,7 @@ def _targets(record: RunRecord) -> tuple[Block, ...]:
     head = ("objective", "target", "achieved", *(("picture",) if pictures else ()), "verdict")
     rows: list[tuple[Cell, ...]] = []
     for r in found:
-        unjudged = "not promised" if r.target == "none" else "over many runs"
+        unjudged = "over many runs" if r.objective == "MTTR" else "not promised"
         rows.append((r.objective, r.target, r.achieved, *((r.gauge or "",) if pictures else ()), r.verdict or unjudged))
     return (
         Grid("Objectives", head, tuple(rows)),
@@ -75,7 +92,7 @@ def _timeline(record: RunRecord) -> tuple[Block, ...]:
     whole = timeline.extent(record)
     if whole is None:
         return (Text("Nothing was recorded in this run."),)
-    blocks: list[Block] = [_drawn(record, whole, "The whole run", timeline.KEY)]
+    blocks: list[Block] = [_drawn(record, whole, "The whole run", timeline.key(record))]
     if near := timeline.around_the_outage(record):
         blocks.append(_drawn(record, near, "Around the outage", ()))
     flags = tuple(f"{_when(record, f.mark)} {f.words}" for f in timeline.flags(record))
@@ -112,15 +129,21 @@ def _outages(record: RunRecord) -> tuple[Block, ...]:
         )
         for o in record.measurement.outages
     )
-    return _capped("Each outage of each client", ("series", "began", "ended", "lasted", "failed attempts"), rows)
+    return touched.capped("Each outage of each client", ("series", "began", "ended", "lasted", "failed attempts"), rows)
 
 
 def _recovery(record: RunRecord) -> tuple[Block, ...]:
     m, d = record.measurement, record.measurement.decomposition
+    verified = record.objective.verified
     named = (
-        ("rta", "RTA (headline)", "first impact → service restored", m.rta),
+        ("rta", f"RTA{'' if verified else ' (headline)'}", "first impact → service restored", m.rta),
         ("rta_slo", "RTA, latency and errors too", "first impact → SLO restored", m.rta_slo),
-        ("rta_verified", "RTA, data verified", "first impact → data verified", m.rta_verified),
+        (
+            "rta_verified",
+            f"RTA, data verified{' (headline)' if verified else ''}",
+            "first impact → data verified",
+            m.rta_verified,
+        ),
         (
             "since_recovery_start",
             "Since recovery began",
@@ -249,57 +272,6 @@ def _service(record: RunRecord) -> tuple[Block, ...]:
     return tuple(blocks) or (Text(f"Nothing was observed. {_unmeasured(record, 'availability', 'latency')}".strip()),)
 
 
-def _touched(record: RunRecord) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    if record.effects:
-        rows = tuple(
-            (
-                e.what or e.call,
-                e.call,
-                e.resource,
-                e.zone or e.region or numbers.ABSENT,
-                e.undo or numbers.ABSENT,
-                "yes" if e.consented else "no",
-            )
-            for e in record.effects
-        )
-        blocks += _capped(
-            "Planned effects, in order", ("effect", "call", "resource", "where", "undo", "consented"), rows
-        )
-    else:
-        blocks.append(Text("No effect was planned."))
-    if record.undo:
-        undone = tuple(
-            (str(u.seq), u.verb, _undo_arguments(u), u.region or numbers.ABSENT, _undo_state(u)) for u in record.undo
-        )
-        blocks += _capped(
-            "Undo records, each written before its fault", ("no.", "verb", "arguments", "region", "state"), undone
-        )
-    else:
-        blocks.append(Text("No undo record was written: nothing was broken by this run."))
-    residue = [m for m in record.history.marks if m.kind is MarkKind.RESIDUE]
-    if residue:
-        blocks.append(
-            Listing(
-                tuple(f"{m.name}: {events.sentence(m)}" for m in residue),
-                "Residue: differences that should not be there",
-            )
-        )
-    return tuple(blocks)
-
-
-def _undo_arguments(u: UndoRecord) -> str:
-    """Return with what it will be undone; its region has a column of its own."""
-    told = {k.replace("_", " "): v for k, v in u.args.items() if not (k == "aws_region" and v == u.region)}
-    return numbers.short(numbers.words(told), 600)
-
-
-def _undo_state(u: UndoRecord) -> str:
-    if u.kept:
-        return "kept: the playbook came to its end"
-    return "done" if u.done else "PENDING: not known to be put back"
-
-
 def _events(record: RunRecord) -> tuple[Block, ...]:
     marks = sorted(record.history.marks, key=lambda m: (m.t_lo_ns, m.t_hi_ns))
     if not marks:
@@ -307,7 +279,7 @@ def _events(record: RunRecord) -> tuple[Block, ...]:
     rows = tuple(
         (_when(record, m), str(m.kind).replace("-", " "), numbers.short(m.name), events.sentence(m)) for m in marks
     )
-    return _capped("Events, in seconds since the start of the run", ("when", "kind", "name", "detail"), rows)
+    return touched.capped("Events, in seconds since the start of the run", ("when", "kind", "name", "detail"), rows)
 
 
 def _method(record: RunRecord) -> tuple[Block, ...]:
@@ -403,11 +375,8 @@ def _flat(values: Mapping[str, type_json], under: str = "") -> Iterable[tuple[st
             yield f"{under}{key}", numbers.short(numbers.words(value), 600) or "none"
 
 
-def _capped(caption: str, head: tuple[str, ...], rows: tuple[tuple[Cell, ...], ...]) -> tuple[Block, ...]:
-    blocks: tuple[Block, ...] = (Grid(caption, head, rows[:_MOST_ROWS]),)
-    if len(rows) > _MOST_ROWS:
-        blocks += (Text(f"… and {numbers.count(len(rows) - _MOST_ROWS)} more, all of them in report.json."),)
-    return blocks
+def _at(record: RunRecord, ns: int) -> str:
+    return numbers.moment(ns, ns, record.origin_ns)
 
 
 def _when(record: RunRecord, mark: Mark) -> str:

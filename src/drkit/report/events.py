@@ -31,10 +31,11 @@ def _activity(detail: Mapping[str, type_json]) -> _Told:
 
 
 def _hypothesis(detail: Mapping[str, type_json]) -> _Told:
-    when = {"before": "before the fault", "after": "after the recovery"}.get(str(detail.get("when")), "")
+    moments = {"before": "before the fault", "after": "after the recovery", "prerequisite": "as a prerequisite"}
+    when = moments.get(str(detail.get("when")), "")
     held = {True: "held", False: "DID NOT HOLD"}.get(detail.get("held", ""), "")
     said = " ".join(part for part in (held, when) if part)
-    why = numbers.words(detail.get("why", ""))
+    why = "" if detail.get("held") is True else numbers.words(detail.get("why", ""))
     return ": ".join(part for part in (said, why) if part), ("when", "held", "why", "entry")
 
 
@@ -57,6 +58,32 @@ def _event(detail: Mapping[str, type_json]) -> _Told:
     return ", ".join(part for part in (message, by) if part), ("source", "message")
 
 
+def _step(detail: Mapping[str, type_json]) -> _Told:
+    """Return where a step stands from then on."""
+    state = numbers.words(detail.get("state", ""))
+    said = {"waiting": "waits for an answer", "observed": f"observed {numbers.words(detail.get('facts') or {})}"}
+    told = said.get(state, state) + (", without anything to do" if detail.get("already") else "")
+    result, why = detail.get("result"), numbers.words(detail.get("why", ""))
+    more = numbers.words(result) if result else why
+    return ": ".join(part for part in (told, more) if part), ("state", "facts", "already", "result", "why")
+
+
+def _answer(detail: Mapping[str, type_json]) -> _Told:
+    said = f"{numbers.words(detail.get('by', ''))} said {'yes' if detail.get('yes') is True else 'no'}"
+    note = numbers.words(detail.get("note", ""))
+    return ": ".join(part for part in (said, note) if part), ("by", "yes", "note")
+
+
+def _impact(detail: Mapping[str, type_json]) -> _Told:
+    since = numbers.to_the_second(str(detail.get("since", "")))
+    return (f"said that the service is down since {since}" if since else ""), ("since",)
+
+
+def _resumed(detail: Mapping[str, type_json]) -> _Told:
+    told, used = _why(detail)
+    return "; ".join(part for part in ("went on with the run", told) if part), used
+
+
 def _why(detail: Mapping[str, type_json]) -> _Told:
     by = f"by {numbers.words(detail['by'])}" if detail.get("by") else ""
     why = numbers.words(detail.get("why", detail.get("message", "")))
@@ -70,6 +97,10 @@ _WORDS: Mapping[MarkKind, Callable[[Mapping[str, type_json]], _Told]] = {
     MarkKind.FAULT_EFFECTIVE: _effective,
     MarkKind.UNDO: _undone,
     MarkKind.EVENT: _event,
+    MarkKind.STEP: _step,
+    MarkKind.ANSWER: _answer,
+    MarkKind.IMPACT: _impact,
+    MarkKind.RESUMED: _resumed,
 }
 
 

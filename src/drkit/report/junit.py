@@ -13,11 +13,13 @@ from typing import assert_never
 from drkit.model import Reason, RunRecord, Verdict
 from drkit.report import numbers, timeline
 from drkit.report.objectives import kind_of_target, unjudged
+from drkit.report.steps import StepRow, mode, steps
 
 
 def render(record: RunRecord) -> str:
     """Return one test suite with one test case a reason."""
     reasons = list(record.judgement.reasons)
+    reasons += [_of_step(row) for row in steps(record)]
     reasons += [Reason(Verdict.INCONCLUSIVE, key, "promised, and judged by nobody") for key in unjudged(record)]
     if Verdict.worst(r.verdict for r in reasons) is not record.judgement.verdict or not reasons:
         reasons.append(Reason(record.judgement.verdict, "verdict", f"the run's verdict is {record.judgement.verdict}"))
@@ -29,6 +31,7 @@ def render(record: RunRecord) -> str:
     suite = f"drkit.{record.name}"
     facts = {
         "kind of target": kind_of_target(record),
+        **({"mode": mode(record)} if mode(record) else {}),
         "target": record.target,
         "run": record.run_id,
         "verdict": str(record.judgement.verdict),
@@ -50,6 +53,12 @@ def render(record: RunRecord) -> str:
             "",
         ]
     )
+
+
+def _of_step(row: StepRow) -> Reason:
+    """Return a step as a test case: done passes, failed fails, everything else is not known to be done."""
+    known = {"done": Verdict.PASS, "failed": Verdict.FAIL}
+    return Reason(known.get(row.state, Verdict.INCONCLUSIVE), f"step {row.name}", row.came)
 
 
 def _names(reasons: list[Reason]) -> list[str]:

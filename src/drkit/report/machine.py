@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from drkit.model import Interval, LossAccount, Mark, Outage, Outcome, RunRecord, Series, Survivors, type_json
 from drkit.report import numbers
 from drkit.report.objectives import kind_of_target, table
+from drkit.report.steps import mode, steps
 
 SCHEMA = "drkit.report/1"
 
@@ -60,6 +61,8 @@ def render(record: RunRecord) -> str:
         },
         "series": [seen.json(s) for s in record.history.series],
         "survivors": [seen.json(s) for s in record.history.survivors],
+        "mode": seen.json(mode(record)) or None,
+        "steps": [seen.json(s) for s in steps(record)],
         "effects": seen.json(record.effects),
         "undo": seen.json(record.undo),
         "marks": seen.json(record.history.marks),

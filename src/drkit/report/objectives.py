@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from drkit.measure import recovery_time
 from drkit.model import Availability, Interval, Latency, Reason, Role, RunRecord, Verdict
 from drkit.report import numbers
 from drkit.report.document import Gauge
+from drkit.report.steps import mode
 
 _PerSeries = TypeVar("_PerSeries", Availability, Latency)
 
@@ -45,6 +47,12 @@ class Table:
 
 def kind_of_target(record: RunRecord) -> str:
     """Return the sentence that stands first in every report."""
+    if how := mode(record):
+        return f"Playbook, {how}. {_kind(record)}"
+    return _kind(record)
+
+
+def _kind(record: RunRecord) -> str:
     if record.target_kind == "lab":
         speed = next((record.environment[k] for k in ("speed", "lab_speed") if k in record.environment), None)
         at = f" at speed {numbers.words(speed)}" if speed is not None else ""
@@ -58,7 +66,7 @@ def table(record: RunRecord) -> Table:
     """Return the verdict table: RTO, RPO and lost writes always, other objectives where one was promised."""
     promised, got = record.objective, record.measurement
     rows = [
-        _time_row(record, "rto", "RTO", promised.rto_s, got.rta, _why(record, "rta")),
+        _recovery_row(record),
         _time_row(record, "rpo", "RPO", promised.rpo_s, got.rpa, _why(record, "rpa")),
         _lost_row(record, promised.lost_writes_max),
     ]
@@ -73,6 +81,13 @@ def table(record: RunRecord) -> Table:
     if promised.error_rate is not None:
         rows.append(_error_row(record, promised.error_rate))
     return Table(kind_of_target(record), record.judgement.verdict, tuple(rows), record.judgement.reasons)
+
+
+def _recovery_row(record: RunRecord) -> Row:
+    achieved, why = recovery_time(record.measurement, record.objective)
+    name = "RTO, data verified" if record.objective.verified else "RTO"
+    told = f"not measured: {numbers.short(why)}" if why else "not measured"
+    return _time_row(record, "rto", name, record.objective.rto_s, achieved, told)
 
 
 def _time_row(

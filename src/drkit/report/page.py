@@ -10,6 +10,7 @@ from drkit.model import Reason, RunRecord, Verdict
 from drkit.report import charts, content, numbers, svg
 from drkit.report.document import Block, Cell, Figure, Gauge, Grid, Listing, Section, Text
 from drkit.report.objectives import kind_of_target
+from drkit.report.steps import mode
 from drkit.report.style import CSS, DEFS
 
 # Even if something were not escaped, the page may neither run nor fetch anything.
@@ -23,7 +24,8 @@ def render(record: RunRecord) -> str:
     sections = content.sections(record)
     title = record.title or record.name
     verdict = record.judgement.verdict
-    about = f"{record.kind} {record.name} · target {record.target} · run no. {record.number}"
+    how = f" · {mode(record)}" if mode(record) else ""
+    about = f"{record.kind} {record.name}{how} · target {record.target} · run no. {record.number}"
     about += f" · {numbers.to_the_second(record.started_at)}"
     band = "band" if record.target_kind == "lab" else "band aws"
     links = "".join(f'<a href="#{s.anchor}">{_e(s.title)}</a>' for s in sections)

@@ -41,6 +41,7 @@ font-variant-numeric:tabular-nums}
 thead th,thead td{overflow-wrap:normal;color:var(--soft);font-weight:600;font-size:.84rem;
 border-bottom:2px solid var(--line)}
 th{overflow-wrap:break-word}tbody th{font-weight:600}
+td[data-label="by"],td[data-label="began at"],td[data-label="took"]{overflow-wrap:break-word}
 td.picture{min-width:190px;width:250px}
 td.picture svg{max-width:250px}
 figure{margin:1rem 0 1.3rem}
@@ -66,6 +67,8 @@ stroke-width:1.2;stroke-dasharray:10 3 2 3}
 .grid{stroke:var(--line);stroke-width:.7}.rule{stroke:var(--soft);stroke-width:1}.guide{stroke:var(--out);
 stroke-width:1;stroke-dasharray:3 3}
 .phase0{fill:var(--panel);stroke:var(--line)}.phase1{fill:var(--line);stroke:var(--line)}
+.stepdone{fill:var(--ok)}.step{fill:var(--panel);stroke:var(--out);stroke-width:1.2}.stepfailed{fill:url(#hatch-unknown);
+stroke:var(--bad);stroke-width:1.4}
 .flag{fill:var(--bg);stroke:var(--out);stroke-width:1.2}.faultflag{fill:var(--out)}
 svg .flagtext{font-size:10px;font-weight:700}svg .faulttext{fill:var(--bg)}
 .p50{fill:none;stroke:var(--accent);stroke-width:1.6}.p95{fill:none;stroke:var(--maybe);stroke-width:1.4;

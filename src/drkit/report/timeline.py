@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from drkit.model import Mark, MarkKind, Measurement, Outage, Outcome, RunRecord, Series
 from drkit.report import numbers, svg
+from drkit.report.steps import steps
 
 FLAGGED = {
     MarkKind.FAULT_REQUESTED: "fault requested",
@@ -33,11 +34,16 @@ FLAGGED = {
     MarkKind.CLOCK_STEPPED: "clock stepped",
     MarkKind.RESIDUE: "residue",
     MarkKind.GUARDIAN: "guardian acted",
+    MarkKind.ANSWER: "a person answered",
+    MarkKind.RESUMED: "another process went on",
+    MarkKind.RECOVERED: "playbook complete",
 }
 _FAULTS = {MarkKind.FAULT_REQUESTED, MarkKind.FAULT_EFFECTIVE}
 _MOST_FLAGS = 40
 _PAD, _HALF, _FLAG = 10.0, 20.0, 18.0
-KEY = (
+_STEP_PX = 17.0
+_STATES = {"done": "stepdone", "failed": "stepfailed", "waiting": "unsure"}  # others are under way
+_KEY = (
     ("ok", "answered (above the line)"),
     ("failed", "failed (below the line)"),
     ("unknown", "no trusted answer (below, hatched)"),
@@ -46,6 +52,14 @@ KEY = (
     ("faultflag", "fault"),
     ("flag", "other moment, or several (3–6)"),
 )
+
+
+def key(record: RunRecord) -> tuple[tuple[str, str], ...]:
+    """Return what the picture's signs mean, as (swatch, words)."""
+    if record.kind != "playbook":
+        return _KEY
+    mine = (("stepdone", "step, done"), ("stepfailed", "step, failed (✗)"), ("step", "step, under way"))
+    return (*mine, *(k for k in _KEY if k[0] != "faultflag"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,9 @@ def _told(mark: Mark) -> str:
 
 def extent(record: RunRecord) -> tuple[int, int] | None:
     """Return the first and the last moment of the run, in ns; None if nothing at all was recorded."""
-    times = [t for m in record.history.marks for t in (m.t_lo_ns, m.t_hi_ns)]
+    # Since when a person says that the service is down may be hours before the run.
+    marks = [m for m in record.history.marks if m.kind is not MarkKind.IMPACT]
+    times = [t for m in marks for t in (m.t_lo_ns, m.t_hi_ns)]
     for s in record.history.series:
         if s.attempts:
             times += [s.attempts[0].due_ns, max(a.done_ns for a in s.attempts)]
@@ -136,6 +152,7 @@ class _Timeline:
         self._phases()
         flags_top = self.y
         shown = self._flags()
+        self._steps()
         self._headline()
         for series in self.record.history.series:
             self._lane(series)
@@ -215,6 +232,27 @@ class _Timeline:
                 groups.append([f])
         return groups
 
+    def _steps(self) -> None:
+        """Draw each step that was begun as a bar, with its name beside it."""
+        for row in steps(self.record):
+            if row.lo_ns is None:
+                continue
+            end_ns = self.window[1] if row.hi_ns is None else row.hi_ns
+            if not self.seen(row.lo_ns, end_ns):
+                continue
+            a, b = (self.at(min(max(t, self.window[0]), self.window[1])) for t in (row.lo_ns, end_ns))
+            wide = max(b - a, 3.0)
+            sign = "✗ " if row.state == "failed" else ""
+            waits = " (a person)" if row.by != "drkit" else ""
+            told = svg.tag("title", svg.escape(f"{row.name}: {row.state}, took {row.took}"))
+            bar = svg.rect(a, self.y, wide, _STEP_PX - 5, _STATES.get(row.state, "step"))
+            left = a > self.width / 2
+            room = (a if left else self.width - a - wide) - 2 * _PAD
+            words = svg.fitting(room, f"{sign}{row.name}{waits}", f"{sign}{row.name}", f"{sign}{row.name[:14]}…")
+            name = svg.text(a - 5 if left else a + wide + 5, self.y + 10, words, "small", "end" if left else "start")
+            self.parts.append(svg.tag("g", told + bar + name))
+            self.y += _STEP_PX
+
     def _headline(self) -> None:
         m: Measurement = self.record.measurement
         if m.impact is None or not self.seen(
@@ -240,7 +278,8 @@ class _Timeline:
         y = self.y
         stop_lo = min(self.window[1], start_hi + int(least_s * 1e9)) if end_lo is None else end_lo
         stop_hi = self.window[1] if end_hi is None else end_hi
-        a, b, c, d = self.at(start_lo), self.at(start_hi), self.at(stop_lo), self.at(stop_hi)
+        first = self.window[0]  # it may have begun long before the run
+        a, b, c, d = (self.at(max(t, first)) for t in (start_lo, start_hi, stop_lo, stop_hi))
         if c < b:  # the two brackets overlap: nothing about it is certain
             self.parts.append(svg.rect(a, y, max(d - a, 2), height, "unsure"))
         else:

@@ -1,23 +1,27 @@
-"""Backups: restored in the recovery region, compared with what they should be, and removed again after a drill."""
+"""Backups: restored in the recovery region, and compared with what they should be."""
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drkit import clock, undo
-from drkit.errors import Refused, StillBroken, UsageError
+from drkit import clock
+from drkit.errors import DrkitError, Refused, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
-from drkit.steps.names import endpoint_of, instance_of, region_of
+from drkit.probes import sql
+from drkit.steps.names import endpoint_of, instance_of, region_of, run_suffix
 from drkit.targets import Target, contents, postgres
 from drkit.targets.aws.account import RUN_TAG
 from drkit.targets.aws.backups import IAM_RESTORE
 from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
+if TYPE_CHECKING:
+    from drkit.targets.aws import AutomatedBackup, Backups, Snapshot
+
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+RETAINED = "retained"  # RDS's word for backups whose instance or replication is gone
 _IAM_WINDOW = ("rds:DescribeDBInstanceAutomatedBackups", "rds:DescribeDBSnapshots")
 
 
@@ -50,14 +54,10 @@ def can_be_restored(recovery: Recovery, *, instance: str, region: str, to_time: 
     def done() -> bool:
         found = backups.automated(instance_id)
         if found is None:
-            snapshots = backups.snapshots(instance_id)
-            if not snapshots:
-                raise Refused(
-                    f"there is no backup of {instance_id} in {region_of(target, region)}", "nothing can be restored"
-                )
+            newest = _newest_snapshot(target, region_of(target, region), instance_id)
             if at is not None:
                 raise Refused(
-                    f"there are only snapshots of {instance_id}, the newest of {snapshots[0].created}",
+                    f"there are only snapshots of {instance_id}, the newest of {newest.created}",
                     "leave --to-time out to restore that one",
                 )
             return True
@@ -68,6 +68,31 @@ def can_be_restored(recovery: Recovery, *, instance: str, region: str, to_time: 
         return True
 
     return Step(done=done)
+
+
+def _newest_snapshot(target: Target, region: str, instance_id: str) -> Snapshot:
+    """Return the newest snapshot of an instance that the region holds, else the newest of its own: it can be copied.
+
+    Raises Refused if there is none.
+    """
+    from drkit.targets.aws import Backups
+
+    for name in dict.fromkeys((region, target.region)):
+        found = [s for s in Backups(target, name).snapshots(instance_id) if s.status == "available"]
+        if found:
+            return found[0]
+    raise Refused(f"there is no backup of {instance_id} in {region}, and no snapshot elsewhere", "nothing to restore")
+
+
+def _overtaken(target: Target, region: str, instance_id: str, backup: AutomatedBackup) -> bool:
+    """Return whether a backup grows no more, and a snapshot was made since."""
+    if backup.status != RETAINED:
+        return False
+    try:
+        newest = _newest_snapshot(target, region, instance_id)
+    except DrkitError:
+        return False
+    return bool(newest.created and backup.latest and newest.created > backup.latest)
 
 
 def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str, like: str, to_time: str) -> Facts:
@@ -85,17 +110,16 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
     at = moment_of(to_time)
     found = backups.automated(instance_id)
     settings = backups.settings_like(instance_of(target, like))
-    if found is not None:
+    if found is not None and not (at is None and _overtaken(target, name, instance_id, found)):
         return {
             "from": "automated", "backup": found.arn, "at": at.isoformat() if at else "",
-            "settings": settings, "asked_at": clock.wall_utc().isoformat(),
+            "latest": found.latest.isoformat() if found.latest else "", "settings": settings,
         }  # fmt: skip
-    snapshots = backups.snapshots(instance_id)
-    if not snapshots:
-        raise Refused(f"there is no backup of {instance_id} in {name}", "nothing can be restored")
+    newest = _newest_snapshot(target, name, instance_id)
     return {
-        "from": "snapshot", "backup": snapshots[0].snapshot_id, "at": str(snapshots[0].created or ""),
-        "settings": settings, "asked_at": clock.wall_utc().isoformat(),
+        "from": "snapshot" if newest.region == name else "copy", "backup": newest.arn, "at": "", "settings": settings,
+        "latest": newest.created.isoformat() if newest.created else "", "from_region": newest.region,
+        "copy_id": f"{new_id}-{run_suffix(recovery)}",
     }  # fmt: skip
 
 
@@ -105,10 +129,8 @@ def _plan_restore(
     from drkit.targets.aws import Backups
 
     backups, instance_id = Backups(target, region_of(target, region)), instance_of(target, instance)
-    found, snapshots = backups.automated(instance_id), backups.snapshots(instance_id)
-    if found is None and not snapshots:
-        return ()  # the prerequisites say so
-    source = found.arn if found else snapshots[0].snapshot_id
+    found = backups.automated(instance_id)
+    source = found.arn if found else _newest_snapshot(target, region_of(target, region), instance_id).arn
     return backups.plan_restore(instance_of(target, new), source=source, at=moment_of(to_time))
 
 
@@ -117,8 +139,9 @@ def _plan_restore(
 def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: str, to_time: str, facts: Facts) -> Step:
     """Restore a new instance from the recovery region's backup; done when it answers and takes writes.
 
-    From replicated automated backups to the wanted time (else to the newest that can be had), or from the newest
-    snapshot where there are none. like: the instance of that region whose class, subnets and parameters it gets.
+    From replicated automated backups to the wanted time (else to the newest that can be had); where there are none,
+    from the newest snapshot, which is copied from the first region if it has to be. like: the instance of that region
+    whose class, subnets and parameters it gets.
     By hand: aws rds restore-db-instance-to-point-in-time --source-db-instance-automated-backups-arn ARN …
     """
     from drkit.targets.aws import Backups, Database
@@ -142,10 +165,9 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
         return postgres.accepts_writes(target, at=endpoint_of(target, name, new_id))
 
     def act() -> None:
-        if facts["from"] == "snapshot":
-            backups.restore_snapshot(
-                facts["backup"], new_id, facts["settings"], permit=recovery.permit, undo=recovery.undo
-            )
+        if facts["from"] in ("snapshot", "copy"):
+            snapshot_id = _copied(recovery, backups, facts) if facts["from"] == "copy" else facts["backup"]
+            backups.restore_snapshot(snapshot_id, new_id, facts["settings"], permit=recovery.permit, undo=recovery.undo)
             return
         at = moment_of(facts["at"])
         if at is not None:
@@ -160,9 +182,25 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
 
     def result() -> Facts:
         host, port = endpoint_of(target, name, new_id)
-        return {"host": host, "port": port, "bytes": contents.size_bytes(target, (host, port)), "from": facts["from"]}
+        return {
+            "host": host, "port": port, "bytes": contents.size_bytes(target, (host, port)), "from": facts["from"],
+            "recovery_point": facts["at"] or facts["latest"],  # at least: what is archived since then comes with it
+        }  # fmt: skip
 
     return Step(done=done, act=act, result=result)
+
+
+def _copied(recovery: Recovery, backups: Backups, facts: Facts) -> str:
+    """Copy the snapshot into this region, wait until it can be used, and return its identifier here."""
+    copy_id = str(facts["copy_id"])
+    backups.copy_snapshot(facts["backup"], copy_id, facts["from_region"], permit=recovery.permit, undo=recovery.undo)
+
+    def usable() -> bool:
+        copy = backups.snapshot(copy_id)
+        return copy is not None and copy.status == "available"
+
+    recovery.wait(usable, f"{copy_id} is copied", timeout_s=7200)
+    return copy_id
 
 
 def _reaches(backups: Any, instance_id: str, at: datetime) -> bool:
@@ -174,7 +212,7 @@ def _reaches(backups: Any, instance_id: str, at: datetime) -> bool:
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="verification")
+@step(purpose="check")
 def is_like(recovery: Recovery, *, new: str, region: str, like: str, restored_by: str) -> Step:
     """The restored server has the same settings, extensions, roles and parameter group as the one it replaces.
 
@@ -209,114 +247,23 @@ def is_like(recovery: Recovery, *, new: str, region: str, like: str, restored_by
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="verification")
-def is_a_prefix(recovery: Recovery, *, new: str, region: str) -> Step:
-    """Every marker row of the restored server is one of production, unaltered, and none is missing in between.
+@step(purpose="check")
+def rows_are_intact(recovery: Recovery, *, new: str, region: str) -> Step:
+    """Every marker row that was restored, of whatever run, has the checksum of its own content.
 
-    So it is what production was at one moment: not less, not more, not something else. The rows that came after that
-    moment are counted: they would be lost.
+    It needs no production to compare with, which may be gone or damaged.
     """
-    target, name = recovery.target, region_of(recovery.target, region)
-
-    def compared() -> contents.Compared:
-        return contents.compare_markers(target, endpoint_of(target, name, instance_of(target, new)))
+    target = recovery.target
+    at = endpoint_of(target, region_of(target, region), instance_of(target, new))
+    seen = {"rows": 0, "damaged": 0}
 
     def done() -> bool:
-        found = compared()
-        if found.wrong:
-            raise Refused(f"the restored rows are not what production had: {found.wrong}", "the backup is damaged")
-        if not found.rows:
-            raise Refused(
-                f"{instance_of(target, new)} holds no marker row to compare: it is from before drkit's first run here",
-                "undo this run; once the backup reaches past this moment, run it again",
-            )
+        seen.update(rows=0, damaged=0)
+        for writer, seq, sent_ns, sha256 in contents.markers(target, at):
+            seen["rows"] += 1
+            seen["damaged"] += sql.checksum(writer, seq, sent_ns) != sha256
+        if seen["damaged"]:
+            raise Refused(f"{seen['damaged']} of {seen['rows']} restored rows are damaged", "choose another backup")
         return True
 
-    def result() -> Facts:
-        found = compared()
-        return {"rows": found.rows, "newer_in_production": found.newer, "tables": found.tables}
-
-    return Step(done=done, result=result)
-
-
-# --- a drill: nothing else is touched, and nothing stays --------------------------------------------------------------
-
-
-def _observe_production(recovery: Recovery) -> Facts:
-    """Return who serves production, and which instances there are in the recovery region."""
-    from drkit.targets.aws import Database
-
-    target = recovery.target
-    who = postgres.identity(target)
-    return {
-        "server": f"{who.address}:{who.port}", "timeline": who.timeline,
-        "instances": list(Database(target, region_of(target, "recovery")).instance_ids()),
-    }  # fmt: skip
-
-
-@asks(*_IAM_LOOK)
-@step(observe=_observe_production, purpose="check")
-def remember_production(recovery: Recovery, *, facts: Facts) -> Step:
-    """Write down who serves production, and which instances there are, before anything is made."""
-    return Step(done=lambda: bool(facts), result=lambda: {"instances": facts["instances"]})
-
-
-@asks(*_IAM_LOOK)
-@step(purpose="verification")
-def production_is_untouched(recovery: Recovery, *, remembered: str) -> Step:
-    """The same server serves production as before, and there are the same instances in the recovery region."""
-    before = recovery.known(remembered)
-
-    def done() -> bool:
-        now = _observe_production(recovery)
-        return all(now[key] == before.get(key) for key in ("server", "timeline", "instances"))
-
-    return Step(done=done)
-
-
-def _plan_remove(target: Target, *, new: str, region: str, restored_by: str) -> tuple[Effect, ...]:
-    new_id = instance_of(target, new)
-    return (
-        Effect(
-            call="rds:DeleteDBInstance",
-            resource=new_id,
-            region=region_of(target, region),
-            what=f"delete {new_id}, which this run has made",
-            undo="none needed: nothing but the drill used it",
-            iam=IAM_RESTORE,
-            consented=True,
-        ),
-    )
-
-
-@asks(*_IAM_LOOK, *IAM_RESTORE)
-@step(plan=_plan_remove, purpose="preparation")
-def remove(recovery: Recovery, *, new: str, region: str, restored_by: str) -> Step:
-    """Delete what this run has restored, without a snapshot; done when RDS knows it no more and nobody answers."""
-    from drkit.targets.aws import Database
-
-    target, name = recovery.target, region_of(recovery.target, region)
-    database, new_id = Database(target, name), instance_of(target, new)
-
-    def done() -> bool:
-        return not database.exists(new_id) and not _answers(recovery, restored_by)
-
-    def act() -> None:
-        recovery.permit.check()
-        failed = [u for u in undo.replay(recovery.undo, target, only=lambda r: r.verb == "delete_restored") if not u.ok]
-        if failed:
-            raise StillBroken("; ".join(u.sentence for u in failed), "drkit resume tries again")
-
-    return Step(done=done, act=act)
-
-
-def _answers(recovery: Recovery, restored_by: str) -> bool:
-    """Return whether anything listens where the restored server was."""
-    known = recovery.known(restored_by)
-    if not known.get("host"):
-        return False
-    try:
-        with socket.create_connection((recovery.target.address(known["host"]), int(known["port"])), timeout=1.0):
-            return True
-    except OSError:
-        return False
+    return Step(done=done, result=lambda: {"rows": seen["rows"]})

@@ -143,4 +143,4 @@ def lift_fence(recovery: Recovery, *, region: str, retired: str, instance: str, 
             undo=recovery.undo,
         )
 
-    return Step(done=lambda: not any(fences.association(s).fenced for s in ids), act=act)
+    return Step(done=lambda: fences.is_lifted(ids), act=act)

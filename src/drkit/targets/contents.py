@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,14 @@ def differences(wanted: Mapping[str, Mapping[str, str]], found: Mapping[str, Map
     return tuple(sentences)
 
 
+def markers(target: Target, at: Endpoint) -> Iterator[tuple[str, int, int, str]]:
+    """Yield every marker row of a server: writer (a UUID), number, when it was sent in ns, its checksum as stored."""
+    with connect(target, at=at, timeout_s=LONG_S) as connection:
+        if _one(connection, "select to_regclass('drkit_marker') is null"):
+            return
+        yield from connection.execute("select run_id::text, seq, sent_ns, sha256 from drkit_marker").fetchall()
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A restored server beside production."""
@@ -99,6 +107,8 @@ IN_FLIGHT = 50
 
 def _rows(connection: Connection) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
+    if _one(connection, "select to_regclass('drkit_marker') is null"):
+        return found
     for writer, seq, sha256 in connection.execute(_MARKERS).fetchall():
         found.setdefault(writer, {})[seq] = sha256
     return found

@@ -240,14 +240,28 @@ def password_of(target: Target, database: DatabaseTarget) -> str | None:
     if not arn:
         return None
     if arn not in _SECRETS:
-        from drkit.targets.aws.account import Account
-
-        text = Account(target).client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+        text = _secret_text(target, arn)
         try:
             _SECRETS[arn] = str(json.loads(text)["password"])  # as RDS keeps it: {"username": …, "password": …}
         except (ValueError, TypeError, KeyError):
             _SECRETS[arn] = str(text)
     return _SECRETS[arn]
+
+
+def _secret_text(target: Target, arn: str) -> str:
+    """Return what a secret holds; of one in a region that does not answer, what its replica in the other one holds."""
+    from drkit.targets.aws.account import Account
+
+    region = arn.split(":")[3] if arn.startswith("arn:") else target.region
+    try:
+        answer = Account(target, region).client("secretsmanager").get_secret_value(SecretId=arn)
+    except TargetError:
+        other = target.recovery_region if region == target.region else target.region
+        if not other:
+            raise
+        there = arn.replace(f":{region}:", f":{other}:", 1)
+        answer = Account(target, other).client("secretsmanager").get_secret_value(SecretId=there)
+    return str(answer["SecretString"])
 
 
 def _database(target: Target) -> DatabaseTarget:

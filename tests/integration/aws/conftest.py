@@ -38,6 +38,9 @@ class Call:
     key_id: str  # the access key that signed it
     parameters: dict[str, str]
     service: str = ""  # that it was signed for
+    region: str = ""  # likewise
+    body: bytes = b""
+    path: str = ""
 
     @property
     def iam_action(self) -> str:
@@ -56,6 +59,11 @@ class Injected:
     code: str
     times: int
     message: str = "injected"
+    lost: bool = False  # the call is carried out, and its answer is lost
+
+
+# Of a call: status, content type and text; None leaves it to moto.
+Answer = Callable[["Call"], tuple[int, str, str] | None]
 
 
 @dataclass
@@ -65,10 +73,19 @@ class MockAws:
     url: str = ""
     calls: list[Call] = field(default_factory=list)
     injected: list[Injected] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)  # operation → what answers it instead of moto
     inner: Any = None
 
     def inject(self, operation: str, code: str, *, status: int = 400, times: int = 10**6, message: str = "") -> None:
         self.injected.append(Injected(operation, status, code, times, message or "injected"))
+
+    def lose(self, operation: str, *, times: int = 1) -> None:
+        """Carry the next calls out and lose their answers: the client tries again."""
+        self.injected.append(Injected(operation, 503, "ServiceUnavailable", times, lost=True))
+
+    def regions(self) -> set[str]:
+        """Return the regions that calls were signed for."""
+        return {c.region for c in self.calls}
 
     def operations(self, *, changes_only: bool = False) -> list[str]:
         return [c.operation for c in self.calls if c.changes_something or not changes_only]
@@ -96,17 +113,27 @@ class MockAws:
             for i in self.injected:
                 if i.operation == call.operation and i.times > 0:
                     i.times -= 1
+                    if i.lost:
+                        b"".join(self._answer(call, environ, lambda *_: None))
                     return _error(i, environ, start_response)
-        return self.inner(environ, start_response)
+        return self._answer(call, environ, start_response)
+
+    def _answer(self, call: Call, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answered = self.answers[call.operation](call) if call.operation in self.answers else None
+        if answered is None:
+            return self.inner(environ, start_response)
+        status, kind, text = answered
+        start_response(f"{status} Answered", [("Content-Type", kind), ("Content-Length", str(len(text.encode())))])
+        return [text.encode()]
 
 
 def _call(environ: dict[str, Any], body: bytes) -> Call:
     authorization = environ.get("HTTP_AUTHORIZATION", "")
-    key_id, _, _, service, *_ = [*authorization.partition("Credential=")[2].split("/"), "", "", ""]
+    key_id, _, region, service, *_ = [*authorization.partition("Credential=")[2].split("/"), "", "", ""]
     parameters = dict(urllib.parse.parse_qsl(body.decode("utf-8", "replace")))
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     operation = parameters.get("Action") or target.rpartition(".")[2] or _rest(environ)
-    return Call(operation, key_id, parameters, service)
+    return Call(operation, key_id, parameters, service, region, body, environ["PATH_INFO"])
 
 
 def _rest(environ: dict[str, Any]) -> str:
@@ -115,6 +142,8 @@ def _rest(environ: dict[str, Any]) -> str:
         return "ListResourceRecordSets" if method == "GET" else "ChangeResourceRecordSets"
     if method == "GET" and "/tags/" in path:
         return "ListTagsForResource"
+    if path.startswith("/zonalshifts"):
+        return {"GET": "ListZonalShifts", "POST": "StartZonalShift", "DELETE": "CancelZonalShift"}[method]
     if "/operation/" in path:  # RPC v2
         return path.rpartition("/")[2]
     return f"{'Get' if method == 'GET' else method} {path}"
@@ -161,6 +190,7 @@ def aws(_server: MockAws) -> Iterator[MockAws]:
     moto_api_backend.reset()
     _server.calls.clear()
     _server.injected.clear()
+    _server.answers.clear()
     return _server
 
 
@@ -221,6 +251,12 @@ def make_target(mock: MockAws, /, network: Network | None = None, **changed: Any
 @pytest.fixture
 def permit() -> guard.Permit:
     return guard.Permit("run-1", _token=guard._TOKEN)
+
+
+@pytest.fixture
+def real() -> guard.Permit:
+    """The permit of a real recovery."""
+    return guard.Permit("run-1", real=True, _token=guard._TOKEN)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def poisoned(monkeypatch, tmp_path):
 def test_a_lab_target_never_reaches_the_environment(aws, network, permit, journal, poisoned) -> None:
     target = make_target(aws, network)
     Subnets(target).isolate(network.subnets[ZONES[0]][0], permit=permit, undo=journal)
-    assert aws.changes() == ["CreateNetworkAcl", "ReplaceNetworkAclAssociation"]
+    assert aws.changes() == ["CreateNetworkAcl", "CreateTags", "ReplaceNetworkAclAssociation"]
     assert {c.key_id for c in aws.calls} == {"lab"}
 
 
@@ -186,7 +186,7 @@ def test_the_account_is_asked_for_before_each_call_that_changes_something(
     for subnet_id in network.subnets[ZONES[0]]:
         Subnets(target).isolate(subnet_id, permit=permit, undo=journal)
     done = aws.operations()
-    assert aws.changes() == ["CreateNetworkAcl", "ReplaceNetworkAclAssociation", "ReplaceNetworkAclAssociation"]
+    assert aws.changes() == ["CreateNetworkAcl", *["CreateTags", "ReplaceNetworkAclAssociation"] * 2]
     for n, call in enumerate(aws.calls):
         if call.changes_something:
             assert done[n - 1] == "GetCallerIdentity"

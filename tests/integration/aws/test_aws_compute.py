@@ -253,3 +253,44 @@ def test_target_health_knows_the_zone(aws, network, target) -> None:
     assert {h.target_id: h.zone for h in health} == {ids[0]: ZONES[0], ids[1]: ZONES[1]}
     with pytest.raises(Refused):
         target_health(target, "")
+
+
+def test_a_group_is_scaled_once_and_back(aws, group, target, permit, journal) -> None:
+    groups = Groups(target)
+    (effect,) = groups.plan_scale("web", 5)
+    assert (effect.what, effect.undo) == ("scale web from 3 to 5 instances", "scale web to 3 again")
+    aws.lose("SetDesiredCapacity")
+    assert groups.scale("web", 5, permit=permit, undo=journal)
+    assert not groups.scale("web", 5, permit=permit, undo=journal)
+    assert groups.plan_scale("web", 5) == ()
+    assert aws.changes() == ["SetDesiredCapacity"] * 2  # one and its retry
+    now = groups.group("web")
+    assert (now.desired, now.min_size, now.max_size) == (5, 0, 9)
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert groups.group("web").desired == 3
+    assert [u.ok for u in undo_journal.replay(journal, target, again=True)] == [True]
+    assert len(aws.changes()) == 3
+
+
+def test_a_group_gets_its_size_back_within_its_limits_of_now(aws, group, target, permit, journal) -> None:
+    Groups(target).scale("web", 5, permit=permit, undo=journal)
+    aws.client("autoscaling").update_auto_scaling_group(AutoScalingGroupName="web", MinSize=4)
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
+    assert Groups(target).group("web").desired == 4
+
+
+def test_sizes_that_a_group_cannot_have(aws, group, target, permit, real, journal) -> None:
+    groups = Groups(target)
+    for desired, sentence in ((10, "above its MaxSize"), (-1, "below its MinSize")):
+        with pytest.raises(Refused, match=sentence):
+            groups.plan_scale("web", desired)
+        with pytest.raises(Refused, match=sentence) as refused:
+            groups.scale("web", desired, permit=permit, undo=journal)
+        assert "where it is defined" in refused.value.hint
+    aws.client("autoscaling").delete_tags(
+        Tags=[{"ResourceId": "web", "ResourceType": "auto-scaling-group", "Key": "drkit:consent"}]
+    )
+    with pytest.raises(Refused, match="does not carry the tag"):
+        groups.scale("web", 4, permit=permit, undo=journal)
+    assert not journal.records()
+    assert groups.scale("web", 4, permit=real, undo=journal)

@@ -54,6 +54,7 @@ def test_the_undo_is_on_disk_before_each_call(aws, network, target, permit, jour
     Subnets(target).isolate(network.subnets[ZONES[0]][0], permit=permit, undo=journal)
     assert seen == [
         ("CreateNetworkAcl", ["delete_deny_acl"]),
+        ("CreateTags", ["delete_deny_acl", "restore_acl"]),
         ("ReplaceNetworkAclAssociation", ["delete_deny_acl", "restore_acl"]),
     ]
 

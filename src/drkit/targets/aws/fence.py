@@ -15,7 +15,7 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.network import FENCE_TAG, IAM_ISOLATE, Subnets, delete_acl
-from drkit.targets.aws.rds import PROMOTING, instance_or_none
+from drkit.targets.aws.rds import MAYBE_PROMOTING, instance_or_none
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class Fences(Subnets):
         What an experiment has cut lets everything through again when it ends.
         """
         return all(self.association(s).fenced and self.is_isolated(s) for s in _named_all(subnet_ids))
+
+    def is_lifted(self, subnet_ids: Sequence[str]) -> bool:
+        """Return whether no fence is left around these subnets, in use or not: one that is not waits to be deleted."""
+        return not any(self.association(s).fenced or self._acls("tag-key", FENCE_TAG + s) for s in subnet_ids)
 
     def plan_fence(self, subnet_ids: Sequence[str]) -> tuple[Effect, ...]:
         """Return what fencing subnets would do; those that are cut already are left out."""
@@ -183,7 +187,7 @@ def _must_not_make_two_writers(target: Target, region: str, instance_id: str, ri
             f"{e.message}",
             "two writers would be possible; try again when it can be asked",
         ) from e
-    if other is None or (other.is_replica and other.status not in PROMOTING):
+    if other is None or (other.is_replica and other.status not in MAYBE_PROMOTING):
         return
     behind = instance_or_none(Account(target, region), region, instance_id)
     if behind is None or behind.is_replica:

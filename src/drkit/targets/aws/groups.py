@@ -181,6 +181,38 @@ class Groups:
         self._asg.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=desired, HonorCooldown=False)
         return True
 
+    def plan_suspend_launches(self, name: str) -> tuple[Effect, ...]:
+        """Return what keeping a group from launching anywhere would do; nothing if it launches nothing."""
+        group = self.group(name)
+        if "Launch" in group.suspended:
+            return ()
+        return (
+            Effect(
+                call="autoscaling:SuspendProcesses",
+                resource=name,
+                region=self._region,
+                what=f"keep {name} from launching anything",
+                undo=f"let {name} launch again",
+                iam=IAM_HOLD,
+                consented=group.consented,
+            ),
+        )
+
+    def suspend_launches(self, name: str, *, permit: Permit, undo: UndoJournal) -> bool:
+        """Keep a group from launching anywhere; return whether it was asked for (False: it launches nothing).
+
+        Raises Refused if the group does not consent.
+        """
+        self._account.may_break(permit)
+        group = self.group(name)
+        if not group.consented:
+            self._account.must_consent(name, {}, permit)
+        if "Launch" in group.suspended:  # somebody else's: not ours to resume
+            return False
+        undo.will("resume_launches", region=self._region, aws_region=self._region, asg_name=name)
+        self._asg.suspend_processes(AutoScalingGroupName=name, ScalingProcesses=["Launch"])
+        return True
+
     def _of_zone(self, subnet_ids: tuple[str, ...], zone: str) -> tuple[str, ...]:
         named(zone, "zone")
         if not subnet_ids:

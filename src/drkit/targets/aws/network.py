@@ -187,7 +187,7 @@ class Subnets:
 
 
 def acls_of_runs(target: Target, region: str) -> tuple[str, ...]:
-    """Return the ids of all network ACLs in the target's VPC that drkit made, of whatever run."""
+    """Return the ids of all network ACLs in the target's VPC that drkit made, of whatever run; fences are none."""
     pages = (
         Account(target, region)
         .client("ec2")
@@ -196,7 +196,10 @@ def acls_of_runs(target: Target, region: str) -> tuple[str, ...]:
             Filters=[{"Name": "vpc-id", "Values": [vpc_of(target, region)]}, {"Name": "tag-key", "Values": [RUN_TAG]}]
         )
     )
-    return tuple(sorted(acl["NetworkAclId"] for page in pages for acl in page["NetworkAcls"]))
+    made = (acl for page in pages for acl in page["NetworkAcls"])
+    return tuple(
+        sorted(a["NetworkAclId"] for a in made if not any(t.startswith(FENCE_TAG) for t in tags_of(a.get("Tags"))))
+    )
 
 
 def vpc_of(target: Target, region: str) -> str:

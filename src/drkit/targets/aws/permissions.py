@@ -26,7 +26,7 @@ from drkit.targets.aws.shift import IAM_SHIFT
 from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
 if TYPE_CHECKING:
-    from drkit.catalog import Experiment
+    from drkit.catalog import Experiment, Playbook
 
 # What the steps of playbooks ask for; each is defined beside its verb.
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-IAM_ALWAYS = ("sts:GetCallerIdentity", *IAM_CLOUD_COPY)
+IAM_ALWAYS = ("sts:GetCallerIdentity", *IAM_CLOUD_COPY, "ssm:GetParameter")  # the last: who recovers the target?
 # What every run asks about the parts that a target names: its state before and after, its events, its password.
 IAM_NETWORK = ("ec2:DescribeInstances", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets")
 IAM_GROUP = ("autoscaling:DescribeAutoScalingGroups",)
@@ -49,7 +49,7 @@ IAM_SECRET = ("secretsmanager:GetSecretValue",)
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """What an experiment needs on one target."""
+    """What an experiment or a playbook needs on one target."""
 
     actions: tuple[str, ...]  # IAM actions of the target's role, in order; which of them are called depends on the run
     untold: tuple[str, ...]  # activities of other libraries and programs: what they need is for them to say
@@ -85,6 +85,31 @@ def needed(
             actions.update(a for a in known if _has_what_it_is_about(target, a))
     actions.update(a for e in effects for a in e.iam)
     return Needed(tuple(sorted(actions)), tuple(dict.fromkeys(untold)))
+
+
+def needed_by_playbook(playbook: Playbook, target: Target, effects: Iterable[Effect] = ()) -> Needed:
+    """Return all that running the playbook, and undoing what it did, may call. Asks nothing.
+
+    effects: of its plan, for steps that do not say more than their plan does. A step that does neither is `untold`.
+    """
+    from drkit.catalog import single, step_function
+    from drkit.targets.aws.claims import IAM_CLAIM
+
+    actions = {*IAM_ALWAYS, *IAM_CLAIM}
+    if target.database and target.database.password_secret_arn and not target.database.password_env:
+        actions.update(IAM_SECRET)
+    untold: list[str] = []
+    for call in single((*playbook.file.prerequisites, *playbook.file.steps)):
+        if not call.step:
+            continue
+        function = step_function(call)
+        told: tuple[str, ...] | None = getattr(function, "drkit_iam", None)
+        if told is not None:
+            actions.update(told)
+        elif getattr(function, "drkit_step").plan is None:  # noqa: B009  (mypy knows no attributes of functions)
+            untold.append(call.name)
+    actions.update(a for e in effects for a in e.iam)
+    return Needed(tuple(sorted(actions)), tuple(untold))
 
 
 def _activities(experiment: Experiment) -> tuple[Mapping[str, Any], ...]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault"}
 NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
 # RDS's words while a promotion is under way; it names the source of the replica until the end.
-PROMOTING = {"modifying", "rebooting", "backing-up"}
+PROMOTING = {"modifying", "rebooting"}
+MAYBE_PROMOTING = {*PROMOTING, "backing-up"}  # or a mere backup: for those who must be on the safe side
 DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
 ACCEPTED_TIMEOUT_S = 1800.0  # until an instance is in a state in which RDS takes orders about it again
 

@@ -15,7 +15,7 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws import rds as instances
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
-from drkit.targets.aws.rds import NOT_FOUND, NOT_NOW, PROMOTING, DbInstance
+from drkit.targets.aws.rds import MAYBE_PROMOTING, NOT_FOUND, NOT_NOW, PROMOTING, DbInstance
 from drkit.undo import UndoJournal
 
 IAM_PROMOTE_FOR_GOOD = ("rds:DescribeDBInstances", "rds:PromoteReadReplica")
@@ -318,7 +318,7 @@ def stay_promoted(target: Target, *, aws_region: str, replica_id: str) -> str:
     """Refuse to make a replica of a writer again: that would delete what clients wrote to it."""
     account = Account(target, aws_region)
     now = instances.instance_of(account, instances.described(account, aws_region, replica_id))
-    if now.is_replica and now.status not in PROMOTING:
+    if now.is_replica and now.status not in MAYBE_PROMOTING:
         return f"{replica_id} is a replica of {now.source}, as before"
     raise Refused(
         f"{replica_id} {'is becoming' if now.is_replica else 'is'} a writer of its own now; going back is: "

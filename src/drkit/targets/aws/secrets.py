@@ -114,8 +114,11 @@ class Secrets:
         return True
 
     def _put(self, secret_id: str, old: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Store a new version. botocore gives it a token: a retry of a call whose answer was lost stores no other."""
-        new = {k: v for k, v in {**old, **wanted}.items() if v is not None}
+        """Store a new version; of host and port, one that is None is left out.
+
+        botocore gives the call a token, so a retry of one whose answer was lost stores no other version.
+        """
+        new = {k: v for k, v in {**old, **wanted}.items() if v is not None or k not in ADDRESS}
         if isinstance(old.get("port"), str) and "port" in new:  # as its readers expect it
             new["port"] = str(new["port"])
         self._secrets.put_secret_value(SecretId=secret_id, SecretString=json.dumps(new))

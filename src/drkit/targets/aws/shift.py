@@ -194,9 +194,10 @@ class ZonalShifts:
 
     def _must_be_the_only_one(self, now: Shift | None) -> None:
         if now is not None:
+            until = f"{now.expires.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
             raise Refused(
-                f"not shifting: a shift away from {now.zone} is on until {now.expires:%Y-%m-%d %H:%M %Z} "
-                f"({now.comment}), and there can be only one",
+                f"not shifting: a shift away from {now.zone} is on until {until} ({now.comment}), and there can be "
+                "only one",
                 f"end that one first: aws arc-zonal-shift cancel-zonal-shift --zonal-shift-id {now.shift_id} "
                 f"--region {self._region}",
             )
@@ -208,13 +209,13 @@ class ZonalShifts:
 
 def _signed(comment: str, run_id: str) -> str:
     """Return a comment by which the run's shift is found again."""
-    mark = f" [{_mark(run_id)}]"
+    mark = f" {_mark(run_id)}"
     plain = re.sub(r" \[drkit [^\]]*\]$", "", comment)
     return plain[: COMMENT_CHARS - len(mark)] + mark
 
 
 def _mark(run_id: str) -> str:
-    return f"drkit {named(run_id, 'run')}"
+    return f"[drkit {named(run_id, 'run')}]"
 
 
 def _must_be_a_time(expires_in: str) -> None:
@@ -233,7 +234,7 @@ def cancel_zonal_shift(target: Target, *, aws_region: str, load_balancer_arn: st
     shifts = ZonalShifts(target, aws_region, load_balancer_arn)
     Account(target, aws_region).assert_account()
     now = shifts._active()
-    if now is None or now["awayFrom"] != zone_id or _mark(run_id) not in now["comment"]:
+    if now is None or now["awayFrom"] != zone_id or not now["comment"].endswith(_mark(run_id)):
         return f"no shift of run {run_id} away from {zone_id} is on"
     shifts._cancel(now["zonalShiftId"])
     return f"ended the shift away from {zone_id}"
