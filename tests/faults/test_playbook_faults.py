@@ -191,9 +191,10 @@ def test_a_silent_region_that_is_fenced_by_hand(ground: Ground) -> None:
     ground.spent = True
     people = People()
     with rivals_of(ground) as rivals:
+        since = clock.wall_utc()
         ground.cut_databases()  # as the loss of the region does
         labs.disturb(home=ground.home, what="silent-region-1", for_s=300)
-        record = ground.recover("region-failover", people, fence="by-hand")
+        record = ground.recover("region-failover", people, since=since, fence="by-hand")
         passed(record, people)
         clock.wait_until(lambda: bool(rivals.new.acknowledged), "the new writer takes writes", timeout_s=60)
     assert people.asked == ["declare", "fence-by-hand"]

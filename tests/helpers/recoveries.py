@@ -91,12 +91,18 @@ class Ground:
         return catalog.load_playbook(str(folder / f"{name}.yaml"), self.project)
 
     def recover(
-        self, playbook: str | Playbook, people: People | None = None, *, digest: str | None = None, **variables: str
+        self,
+        playbook: str | Playbook,
+        people: People | None = None,
+        *,
+        digest: str | None = None,
+        since: datetime | None = None,
+        **variables: str,
     ) -> RunRecord:
         chosen = self.playbook(playbook) if isinstance(playbook, str) else playbook
         people = people or People()
         return engine.recover(
-            chosen, self.target, self.project, Wishes(variables=variables, approved_digest=digest),
+            chosen, self.target, self.project, Wishes(variables=variables, approved_digest=digest, since=since),
             watcher=people, ask=people.ask,
         )  # fmt: skip
 

@@ -73,7 +73,6 @@ class Compared:
 
 
 _MARKERS = "select run_id::text, seq, sha256 from drkit_marker order by run_id, seq"
-_THERE = "select to_regclass('drkit_marker') is not null"
 _TABLES = "select count(*) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
 
 
@@ -83,7 +82,7 @@ def compare_markers(target: Target, restored: Endpoint) -> Compared:
     Of each writer the restored one must have the oldest rows without a gap, but for what was in flight.
     """
     with connect(target, at=restored, timeout_s=LONG_S) as connection:
-        there = _rows(connection) if _one(connection, _THERE) else {}  # it may be from before the first run
+        there = _rows(connection)
         tables = int(_one(connection, _TABLES))
     with connect(target, timeout_s=LONG_S) as connection:
         here = _rows(connection)
