@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,8 @@ from typing import Any, Self
 import boto3
 import yaml
 from botocore.config import Config
+from late_ticks import verdict_but_for_late_ticks
+from wholeness import not_whole
 
 import drkit.targets.aws  # noqa: F401  (registers its undo verbs)
 from drkit import catalog, clock, engine, undo
@@ -23,7 +26,7 @@ from drkit.clock import NS_PER_S
 from drkit.engine import Progress, Wishes
 from drkit.engine.session import recovery_journal
 from drkit.errors import LabError, TargetError, TimedOut
-from drkit.model import MarkKind, RunRecord
+from drkit.model import MarkKind, RunRecord, Verdict
 from drkit.playbook import Standing, standings
 from drkit.project import Project, Settings, shipped
 from drkit.rundir import RunDir
@@ -36,16 +39,14 @@ RECOVERY = "eu-west-1"
 WRITER, REPLICA = "orders-db", "orders-db-replica"
 
 Change = Callable[[dict[str, Any]], None]
-Lacks = Callable[[Target, Path], list[str]]
 
 
 class Ground:
-    """One lab with its project. A test that leaves the service in the second region spends it: there is a new one then."""
+    """One lab with its project. A test that leaves the service in the second region spends it: then it is replaced."""
 
-    def __init__(self, root: Path, lacks: Lacks) -> None:
+    def __init__(self, root: Path) -> None:
         self.root, self.home = root, root / "home"
         self.project = Project(root, Settings())
-        self._lacks = lacks
         self.target = labs.up(home=self.home)
         self.spent = False
 
@@ -60,7 +61,7 @@ class Ground:
         broken: list[str] = []
 
         def whole() -> bool:
-            broken[:] = self._lacks(self.target, self.home)
+            broken[:] = not_whole(self.target, self.home)
             return not broken
 
         try:
@@ -90,12 +91,18 @@ class Ground:
         return catalog.load_playbook(str(folder / f"{name}.yaml"), self.project)
 
     def recover(
-        self, playbook: str | Playbook, people: People | None = None, *, digest: str | None = None, **variables: str
+        self,
+        playbook: str | Playbook,
+        people: People | None = None,
+        *,
+        digest: str | None = None,
+        since: datetime | None = None,
+        **variables: str,
     ) -> RunRecord:
         chosen = self.playbook(playbook) if isinstance(playbook, str) else playbook
         people = people or People()
         return engine.recover(
-            chosen, self.target, self.project, Wishes(variables=variables, approved_digest=digest),
+            chosen, self.target, self.project, Wishes(variables=variables, approved_digest=digest, since=since),
             watcher=people, ask=people.ask,
         )  # fmt: skip
 
@@ -151,6 +158,18 @@ class Ground:
         with postgres.connect(self.target, at=at, timeout_s=30) as connection:
             found = connection.execute("select seq from drkit_marker where run_id = %s", [ledger_id]).fetchall()
         return {seq for (seq,) in found}
+
+    def await_archived(self, moment: datetime | None = None) -> None:
+        """Wait until the second region's backups reach past a moment; None: past now."""
+        moment = moment or clock.wall_utc()
+        rds = self.client("rds", RECOVERY)
+
+        def reaches() -> bool:
+            kept = rds.describe_db_instance_automated_backups(DBInstanceIdentifier=WRITER)["DBInstanceAutomatedBackups"]
+            windows = [k["RestoreWindow"] for k in kept if k["Status"] == "replicating" and "RestoreWindow" in k]
+            return any(w["LatestTime"] > moment for w in windows)
+
+        clock.wait_until(reaches, f"the backup reaches past {moment}", timeout_s=60, every_s=0.1)
 
     def database_subnets(self) -> dict[str, str]:
         """Return the subnets of the first region's databases, and the network ACL that each has."""
@@ -221,6 +240,23 @@ class People:
         for e in self.raised:
             raise e
         assert self.when == {}
+
+
+def passed(record: RunRecord, people: People) -> None:
+    """Assert that a playbook came to its end, and that its verdict is PASS."""
+    people.check()
+    assert people.events[-1] == "every step is done", people.events
+    assert record.ended
+    assert verdict_but_for_late_ticks(record) is Verdict.PASS, record.judgement.reasons
+
+
+def stopped(record: RunRecord, people: People, step: str, why: str) -> None:
+    """Assert that a playbook stopped at a step, and said why."""
+    people.check()
+    assert people.events[-1].startswith(f"STOPPED at {step}: "), people.events
+    assert why in people.events[-1]
+    assert not record.ended
+    assert record.judgement.verdict is not Verdict.PASS
 
 
 def stood(run: RunDir) -> dict[str, Standing]:

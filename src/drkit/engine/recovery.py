@@ -209,6 +209,7 @@ class _Play:
         self.variables: Mapping[str, str] = identity["configuration"]
         self.specs = self._specs()
         self.processes: list[ProbeProcess] = []
+        self.probes_over = threading.Event()
         self.wall_offset_ns = clock.wall_minus_monotonic_ns()
         self.watch = Watch(
             self.run, self.target, watcher, name=playbook.name, guards=catalog.Guards(),
@@ -333,17 +334,16 @@ class _Play:
             self.processes.append(probes.start(spec, self.run.path / "probes" / f"{name}.jsonl"))
 
     def _make_ledger(self) -> None:
-        """Make the markers' table as soon as the database takes it: it may be down now."""
+        """Make the markers' table whenever the database has none: it may be down now, and one that is restored to a
+        moment before this run comes without it."""
         spec = next(s for s in self.specs if s.kind is ProbeKind.SQL)
-        while not self.stop.is_set():
-            try:
+        while not (self.stop.is_set() or self.probes_over.is_set()):
+            with contextlib.suppress(DrkitError):
                 sql.create_ledger(spec)
-            except DrkitError:
-                self.stop.wait(LEDGER_EVERY_S)
-            else:
-                return
+            self.probes_over.wait(LEDGER_EVERY_S)
 
     def _stop_probes(self) -> None:
+        self.probes_over.set()
         self.watch.probes_end()
         threads = [threading.Thread(target=p.stop) for p in self.processes if p.alive]
         for thread in threads:
