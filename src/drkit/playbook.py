@@ -89,6 +89,7 @@ class StepInfo:
     observe: Callable[..., Facts] | None  # (recovery, **arguments)
     purpose: Purpose
     lasting: bool  # its effect must still hold whenever the run is resumed
+    again: bool  # and if it does not, it is done again; without it the run stops, and a person looks who changed it
 
 
 def step(
@@ -97,6 +98,7 @@ def step(
     observe: Callable[..., Facts] | None = None,
     purpose: Purpose = "recovery",
     lasting: bool = False,
+    again: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a function `fn(recovery, **arguments) -> Step` (with `facts` among its parameters if it observes).
 
@@ -105,7 +107,7 @@ def step(
     """
 
     def mark(function: Function) -> Function:
-        function.drkit_step = StepInfo(plan, observe, purpose, lasting)  # type: ignore[attr-defined]
+        function.drkit_step = StepInfo(plan, observe, purpose, lasting or again, again)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -194,9 +196,17 @@ class Player:
                 continue
             if call.until in self._names and self.standing(call.until).state != "pending":
                 continue
-            if not self._is_done(self._made(call, self.standing(call.name).facts), call.name):
-                self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")
-                raise StepFailed(call.name, "it was done, and it is not so any more: somebody changed it")
+            try:
+                if self._made(call, self.standing(call.name).facts).done():
+                    continue
+            except TargetError as e:  # a region that went dark since; what depends on it asks again before it acts
+                self._recovery.say(f"{call.name}: cannot be asked whether it is still so: {e.message}")
+                continue
+            if info_of(call).again:
+                self._note(call.name, "failed", why="it is not so any more, or may not be: it is done again")
+                continue
+            self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")
+            raise StepFailed(call.name, "it was done, and it is not so any more: somebody changed it")
 
     def _side_by_side(self, block: StepCall) -> None:
         problems: list[BaseException] = []
@@ -305,6 +315,8 @@ class Player:
             self._fail(call.name, TimedOut(f"not finished within {limit_s:g} s"))
         if (problem := box[0]) is not None:
             self._raise_if_stopped()
+            if isinstance(problem, StepFailed) and problem.step in self._names:  # what it rests on has to be done anew
+                self._note(problem.step, "failed", why=problem.message)
             if not isinstance(problem, DrkitError):
                 problem = UsageError(f"{type(problem).__name__}: {problem}", "this is a defect of the step")
             self._fail(call.name, problem)

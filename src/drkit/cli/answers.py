@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from drkit import project
+from drkit import clock, project
 from drkit.catalog import StepCall, checked_playbook, single
 from drkit.cli import aim, console, stored
 from drkit.errors import Refused, UnknownName, UsageError
@@ -79,7 +79,8 @@ def answer(run: RunDir, step: str, *, yes: bool, note: str) -> Mark:
         raise UsageError(
             f"{step} is manual work: say what was done", f'drkit approve {run.run_id} {step} --note "what was done"'
         )
-    mark = run.mark(MarkKind.ANSWER, step, by=by, yes=yes, note=said)
+    at = clock.wall_utc().isoformat(timespec="seconds")
+    mark = run.mark(MarkKind.ANSWER, step, by=by, yes=yes, note=said, at=at)
     _must_count(run, step, mark)
     return mark
 

@@ -90,7 +90,7 @@ def _undo_playbook(run: RunDir, found: Project, *, as_json: bool) -> int:
     An undo may refuse, and says why: to make the first writer one again beside a promoted replica, say.
     """
     from drkit.engine import finish
-    from drkit.engine.restore import note, undo_all
+    from drkit.engine.restore import note, refuse_undo, undo_all
     from drkit.engine.session import recovery_journal
 
     pending = UndoJournal(run.path / "undo.jsonl", run.run_id).pending()
@@ -112,9 +112,12 @@ def _undo_playbook(run: RunDir, found: Project, *, as_json: bool) -> int:
             stack.enter_context(contextlib.closing(lock))
             lock.name(run.run_id)
         stack.enter_context(run.runner())
-        failed = undo_all(recovery_journal(run, target), target, told) if pending else ()
-        run.mark(MarkKind.RUN_ENDED, "drkit undo")
-        if not failed:
+        journal = recovery_journal(run, target)
+        refuse_undo(journal, target)
+        run.unseal()
+        failed = undo_all(journal, target, told) if pending else ()
+        if not failed:  # else it can still be resumed, or undone once more
+            run.mark(MarkKind.RUN_ENDED, "drkit undo")
             _release_claim(run, target)
         finish(run)
     done = tuple(u.sentence for u in undone if u.ok)

@@ -9,7 +9,7 @@ from drkit import clock, targets, undo
 from drkit.chaos import state
 from drkit.clock import NS_PER_S
 from drkit.engine.session import journal
-from drkit.errors import DrkitError, TimedOut
+from drkit.errors import DrkitError, Refused, TimedOut
 from drkit.model import MarkKind
 from drkit.rundir import RunDir
 from drkit.targets import Target
@@ -38,6 +38,33 @@ def put_back(run: RunDir) -> tuple[str, ...]:
     left = sweep(run, pending, target, before, told, late_s=late_s)
     still = {r.seq for r in pending.pending()}  # looking for residue may have put back what had failed
     return (*(u.sentence for u in failed if u.record.seq in still), *left)
+
+
+def refuse_undo(pending: UndoJournal, target: Target) -> None:
+    """Raise Refused if a playbook has come so far that undoing it would harm: the rest of its undo, too.
+
+    Beside a promoted replica, records that lead back would lead clients to a fenced writer; a restored database that
+    clients are led to holds what they have written since. Nothing is changed by asking.
+    """
+    from drkit.targets.aws import Database, Records
+
+    stay = ("stay_promoted", "stay_retired")
+    for undone in undo.replay(pending, target, only=lambda r: r.verb in stay):
+        if not undone.ok:
+            raise Refused(undone.sentence, f"go on instead: drkit resume {pending.run_id}")
+    database = target.database
+    made = [r for r in pending.pending() if r.verb == "delete_restored"]
+    if not made or database is None or not (database.dns_record and database.hosted_zone_id):
+        return
+    leads_to = Records(target, database.hosted_zone_id, target.recovery_region or "").value(database.dns_record)
+    for record in made:
+        region, instance_id = str(record.args["aws_region"]), str(record.args["instance_id"])
+        there = Database(target, region)
+        if there.exists(instance_id) and there.instance(instance_id).host == leads_to:
+            raise Refused(
+                f"{instance_id} serves: to delete it would lose what clients have written to it",
+                f"go on instead: drkit resume {pending.run_id}",
+            )
 
 
 def undo_all(pending: UndoJournal, target: Target, told: Told) -> tuple[Undone, ...]:

@@ -153,6 +153,7 @@ def hold_recovery(
         claims.take(
             Claim(run.run_id, operator(), clock.wall_utc().isoformat(timespec="seconds")), instead_of=instead_of
         )
+        permit.also_ask = lambda: claims.lost(permit.run_id)
         lease = Lease(run, lock, lost=lost, guarded=False)
         held = Held(run, target, permit, recovery_journal(run, target), stop)
         try:

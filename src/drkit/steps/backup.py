@@ -109,7 +109,7 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
         )
     at = moment_of(to_time)
     found = backups.automated(instance_id)
-    settings = backups.settings_like(instance_of(target, like))
+    settings = {} if like == "none" else backups.settings_like(instance_of(target, like))
     if found is not None and not (at is None and _overtaken(target, name, instance_id, found)):
         return {
             "from": "automated", "backup": found.arn, "at": at.isoformat() if at else "",

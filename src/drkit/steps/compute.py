@@ -71,6 +71,32 @@ def scale(recovery: Recovery, *, region: str, capacity: str) -> Step:
     return Step(done=lambda: groups.group(name).desired == wanted, act=act)
 
 
+def _plan_scale_out(target: Target, *, region: str, capacity: str) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Groups
+
+    groups, name = Groups(target, region_of(target, region)), group_of(target, region)[0]
+    return groups.plan_scale(name, _count(capacity)) if groups.group(name).desired < _count(capacity) else ()
+
+
+@asks(*_IAM_LOOK, *IAM_SCALE)
+@step(plan=_plan_scale_out)
+def scale_out(recovery: Recovery, *, region: str, capacity: str) -> Step:
+    """Ask the region's Auto Scaling group for so many instances, if it wants fewer: what is warm stays.
+
+    By hand: aws autoscaling set-desired-capacity --auto-scaling-group-name GROUP --desired-capacity N --region REGION
+    """
+    from drkit.targets.aws import Groups
+
+    target = recovery.target
+    groups, name = Groups(target, region_of(target, region)), group_of(target, region)[0]
+    wanted = _count(capacity)
+
+    def act() -> None:
+        groups.scale(name, wanted, permit=recovery.permit, undo=recovery.undo)
+
+    return Step(done=lambda: groups.group(name).desired >= wanted, act=act)
+
+
 @asks(*_IAM_LOOK)
 @step(purpose="recovery")
 def has_capacity(recovery: Recovery, *, region: str, capacity: str) -> Step:

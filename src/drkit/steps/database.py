@@ -14,6 +14,7 @@ from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.replication import IAM_PROMOTE_FOR_GOOD
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+SERVING = ("available", "backing-up")  # a promoted instance is backed up at once, and serves meanwhile
 BACKUP_DAYS = 7  # of a promoted writer: without automated backups nothing can replicate from it
 
 
@@ -49,6 +50,27 @@ def can_be_promoted(recovery: Recovery, *, instance: str = "replica", region: st
 
 @asks(*_IAM_LOOK)
 @step(purpose="check")
+def no_other_writer(recovery: Recovery, *, region: str) -> Step:
+    """Nothing in the region is a writer of its own already: promoted, or restored, by an earlier recovery."""
+    from drkit.targets.aws import Database
+
+    target, name = recovery.target, region_of(recovery.target, region)
+
+    def done() -> bool:
+        database = Database(target, name)
+        for instance_id in (instance_of(target, "replica"), instance_of(target, "restored")):
+            if database.exists(instance_id) and not database.instance(instance_id).is_replica:
+                raise Refused(
+                    f"{instance_id} in {name} is a writer of its own: a recovery has been here",
+                    "going back is: drkit playbook run failback",
+                )
+        return True
+
+    return Step(done=done)
+
+
+@asks(*_IAM_LOOK)
+@step(purpose="check")
 def is_writer(recovery: Recovery, *, instance: str, region: str) -> Step:
     """This instance is a writer of its own and takes writes: where one fails back from."""
     from drkit.targets.aws import Database
@@ -59,6 +81,10 @@ def is_writer(recovery: Recovery, *, instance: str, region: str) -> Step:
         now = Database(target, name).instance(instance_of(target, instance))
         if now.is_replica:
             raise Refused(f"{now.instance_id} is a replica of {now.source}: there is nothing to go back from", "")
+        if not now.backup_retention_days:
+            raise Refused(
+                f"{now.instance_id} has no automated backups, so nothing can replicate from it", "turn them on"
+            )
         return now.status == "available" and postgres.accepts_writes(target, at=(now.host, now.port))
 
     return Step(done=done)
@@ -137,9 +163,18 @@ def _plan_promote(target: Target, *, instance: str, region: str, behind: str, be
     return Replication(target, region_of(target, region)).plan_promote(instance_of(target, instance))
 
 
+def _observe_replayed(recovery: Recovery, *, instance: str, region: str, behind: str, behind_region: str) -> Facts:
+    """Return up to which commit the replica has replayed: what was committed later may be lost to it."""
+    from drkit.targets.aws import Database
+
+    target = recovery.target
+    now = Database(target, region_of(target, region)).instance(instance_of(target, instance))
+    return {"replayed": postgres.last_replayed(target, (now.host, now.port)) if now.is_replica else ""}
+
+
 @asks(*IAM_PROMOTE_FOR_GOOD, *IAM_FENCE)
-@step(plan=_plan_promote)
-def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behind_region: str) -> Step:
+@step(plan=_plan_promote, observe=_observe_replayed)
+def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behind_region: str, facts: Facts) -> Step:
     """Make a replica the writer; done when the server itself says so. There is no way back but to replicate again.
 
     behind: the step that fenced the old writer; its fence is asked again the moment before.
@@ -157,7 +192,7 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
                 f"RDS says that {instance_id} has failed: it cannot be promoted any more",
                 "what is left is the backup: drkit playbook run restore-from-cross-region-backup",
             )
-        if now.is_replica or now.status != "available":
+        if now.is_replica or now.status not in SERVING:
             return False
         return not postgres.identity(target, at=(now.host, now.port), timeout_s=ASK_S).in_recovery
 
@@ -170,7 +205,8 @@ def promote(recovery: Recovery, *, instance: str, region: str, behind: str, behi
     def result() -> Facts:
         now = database.instance(instance_id)
         timeline = postgres.identity(target, at=(now.host, now.port)).timeline
-        return {"host": now.host, "port": now.port, "timeline": timeline}
+        point = {"recovery_point": facts["replayed"]} if facts["replayed"] else {}
+        return {"host": now.host, "port": now.port, "timeline": timeline, **point}
 
     return Step(done=done, act=act, result=result)
 

@@ -12,6 +12,7 @@ from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.backup import RETAINED
 from drkit.steps.names import endpoint_of, instance_of, region_of
 from drkit.targets import Target, contents, postgres
+from drkit.targets.aws.account import RUN_TAG
 from drkit.targets.aws.backups import IAM_BACKUPS, IAM_RESTORE
 from drkit.targets.aws.permissions import asks
 
@@ -80,7 +81,7 @@ def _observe_production(recovery: Recovery) -> Facts:
     target = recovery.target
     who = postgres.identity(target)
     return {
-        "server": f"{who.address}:{who.port}", "timeline": who.timeline,
+        "server": f"{who.address}:{who.port}", "timeline": who.timeline, "system": who.system_identifier,
         "instances": list(Database(target, region_of(target, "recovery")).instance_ids()),
     }  # fmt: skip
 
@@ -95,14 +96,29 @@ def remember_production(recovery: Recovery, *, facts: Facts) -> Step:
 @asks(*_IAM_LOOK)
 @step(purpose="check")
 def production_is_untouched(recovery: Recovery, *, remembered: str) -> Step:
-    """The same server serves production as before, and there are the same instances in the recovery region."""
-    before = recovery.known(remembered)
+    """Production is served from the same data as before, every instance is still there, and none is left of the drill.
+
+    A failover of its own meanwhile, or an instance that somebody else has made, is no touch of ours: it is told.
+    """
+    from drkit.targets.aws import Database
+
+    before, target = recovery.known(remembered), recovery.target
+    database = Database(target, region_of(target, "recovery"))
 
     def done() -> bool:
         now = _observe_production(recovery)
-        return all(now[key] == before.get(key) for key in ("server", "timeline", "instances"))
+        if now["system"] != before.get("system"):
+            raise Refused("production is served from other data than before the drill", "look at once")
+        if gone := set(before.get("instances", ())) - set(now["instances"]):
+            raise Refused(f"{', '.join(sorted(gone))} is not there any more", "look at once")
+        new = set(now["instances"]) - set(before.get("instances", ()))
+        return not any(database.instance(name).tags.get(RUN_TAG) == recovery.run.run_id for name in new)
 
-    return Step(done=done)
+    def result() -> Facts:
+        now = _observe_production(recovery)
+        return {"same_server": now["server"] == before.get("server"), "timeline": now["timeline"]}
+
+    return Step(done=done, result=result)
 
 
 def _plan_remove(target: Target, *, new: str, region: str, restored_by: str) -> tuple[Effect, ...]:

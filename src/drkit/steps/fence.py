@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from drkit import clock
 from drkit.errors import StepFailed
-from drkit.model import Effect, MarkKind
+from drkit.model import Effect, Mark, MarkKind
 from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.names import endpoint_of, instance_of, region_of
 from drkit.targets import Target, postgres
@@ -14,6 +16,7 @@ from drkit.targets.postgres import Endpoint
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
 BY_HAND_S = 900.0  # so long is a person's word trusted that the region is fenced; on AWS and in the lab alike
+APART_S = 10.0  # between two questions, on AWS: a network ACL takes a moment until it holds everywhere
 ASK_S = 2.0  # how long a server is given to take a write
 
 
@@ -67,11 +70,19 @@ def fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_r
 @asks()
 @step(purpose="fence", lasting=True)
 def refuses_writes(recovery: Recovery, *, fence: str = "fence") -> Step:
-    """The fenced writer's own endpoint takes no write: the fence is proven by data, not by status.
+    """The fenced writer's own endpoint takes no write, now and a little later: proven by data, not by status.
 
     Where the fence was put up by hand, and RDS does not tell the address, the writer's DNS record is asked.
     """
-    return Step(done=lambda: _silent(recovery, _address(recovery, fence)))
+
+    def done() -> bool:
+        at = _address(recovery, fence)
+        if not _silent(recovery, at):
+            return False
+        recovery.stop.wait(APART_S * recovery.target.pace)
+        return _silent(recovery, at)
+
+    return Step(done=done)
 
 
 def _address(recovery: Recovery, fence: str) -> Endpoint | None:
@@ -80,7 +91,9 @@ def _address(recovery: Recovery, fence: str) -> Endpoint | None:
 
 
 def _silent(recovery: Recovery, at: Endpoint | None) -> bool:
-    return not postgres.accepts_writes(recovery.target, at=at, timeout_s=ASK_S)
+    """Return whether a server takes no write, from a client that insists. Raises TargetError if nobody can be asked."""
+    postgres.must_be_askable(recovery.target, at)
+    return not postgres.accepts_writes(recovery.target, at=at, timeout_s=ASK_S, insist=True)
 
 
 def must_be_fenced(recovery: Recovery, *, fence: str, region: str) -> None:
@@ -100,15 +113,23 @@ def must_be_fenced(recovery: Recovery, *, fence: str, region: str) -> None:
     word = next((m for m in reversed(recovery.run.marks()) if m.kind is MarkKind.ANSWER and m.name == fence), None)
     if word is None or word.detail.get("yes") is not True:
         raise StepFailed(fence, "nobody has fenced the old writer", "two writers must be impossible")
-    age_s = (clock.now_ns() - word.t_hi_ns) / clock.NS_PER_S
+    age_s = _age_s(word)
     if not 0 <= age_s <= BY_HAND_S:
         raise StepFailed(
             fence,
-            f"the word that the old writer is fenced is {age_s / 60:.0f} min old",
-            f"drkit approve … {fence} again",
+            f"the word that the old writer is fenced is {age_s / 60:.0f} min old: it has to be given again",
+            "drkit resume asks for it",
         )
     if not _silent(recovery, None):
         raise StepFailed(fence, "the old writer still takes writes", "it is not fenced: fence it, then resume")
+
+
+def _age_s(word: Mark) -> float:
+    """Return how old a person's word is: by this machine's clock, which stops while it sleeps, or by the wall's."""
+    age_s = (clock.now_ns() - word.t_hi_ns) / clock.NS_PER_S
+    if age_s < 0 or not (said := word.detail.get("at")):
+        return age_s
+    return max(age_s, (clock.wall_utc() - datetime.fromisoformat(str(said))).total_seconds())
 
 
 def _plan_lift(

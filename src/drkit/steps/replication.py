@@ -164,7 +164,7 @@ def _plan_stop_writes(target: Target, *, instance: str, region: str) -> tuple[Ef
 
 
 @asks(*_IAM_LOOK)
-@step(plan=_plan_stop_writes, purpose="preparation")
+@step(plan=_plan_stop_writes, purpose="preparation", again=True)
 def stop_writes(recovery: Recovery, *, instance: str, region: str) -> Step:
     """Let the writer take no more writes while its replica still follows, so that nothing is lost by the switch.
 
@@ -173,14 +173,17 @@ def stop_writes(recovery: Recovery, *, instance: str, region: str) -> Step:
     target = recovery.target
     region_name, instance_id = region_of(target, region), instance_of(target, instance)
     at = endpoint_of(target, region_name, instance_id)
-    return Step(
-        done=lambda: readonly.is_read_only(target, at),
-        act=lambda: readonly.stop_writes(target, region_name, instance_id, at, recovery.permit, recovery.undo),
-    )
+    ended: list[bool] = []  # of this process: a setting alone, left by a killed one, ends no session
+
+    def act() -> None:
+        readonly.stop_writes(target, region_name, instance_id, at, recovery.permit, recovery.undo)
+        ended.append(True)
+
+    return Step(done=lambda: bool(ended) and readonly.is_read_only(target, at), act=act)
 
 
 @asks(*_IAM_LOOK)
-@step(purpose="preparation")
+@step(purpose="preparation", again=True)
 def has_everything(recovery: Recovery, *, instance: str, region: str, writer: str, writer_region: str) -> Step:
     """The replica has received all that the writer ever wrote, as two looks in a row agree, and no more is written.
 
@@ -190,9 +193,14 @@ def has_everything(recovery: Recovery, *, instance: str, region: str, writer: st
     region_name, writer_id = region_of(target, writer_region), instance_of(target, writer)
     here = endpoint_of(target, region_name, writer_id)
     there = endpoint_of(target, region_of(target, region), instance_of(target, instance))
+    ended: list[bool] = []
+
+    def act() -> None:
+        readonly.stop_writes(target, region_name, writer_id, here, recovery.permit, recovery.undo)
+        ended.append(True)
 
     def done() -> bool:
-        if not readonly.is_read_only(target, here):
+        if not ended or not readonly.is_read_only(target, here):
             return False
         first = postgres.positions(target, here, there)
         clock.sleep_s(0.2)
@@ -201,7 +209,7 @@ def has_everything(recovery: Recovery, *, instance: str, region: str, writer: st
 
     return Step(
         done=done,
-        act=lambda: readonly.stop_writes(target, region_name, writer_id, here, recovery.permit, recovery.undo),
+        act=act,
         result=lambda: {"lsn": postgres.lsn_text(postgres.positions(target, here, there)[0])},
     )
 

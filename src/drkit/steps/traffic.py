@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from drkit.errors import UsageError
+from drkit.errors import Refused, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
+from drkit.steps.fence import must_be_fenced
 from drkit.steps.names import database_of, endpoint_of, instance_of, region_of, service_of
 from drkit.targets import Target
 from drkit.targets.aws.dns import IAM_POINT
@@ -36,14 +37,38 @@ def _service_record(target: Target, region: str) -> tuple[str, str, str]:
     return service.dns_record, service.hosted_zone_id, host
 
 
-@asks()
+@asks(*IAM_POINT)
 @step(purpose="check")
 def can_be_pointed(recovery: Recovery, *, region: str) -> Step:
-    """The target names the DNS records of writer and service, and where they would point."""
+    """The DNS records of writer and service are there and simple ones, and the target says where they would point."""
+    from drkit.targets.aws import Records
+
+    target = recovery.target
 
     def done() -> bool:
-        _writer_record(recovery.target)
-        _service_record(recovery.target, region)
+        region_name = region_of(target, region)
+        for name, zone in (_writer_record(target), _service_record(target, region)[:2]):
+            Records(target, zone, region_name).value(name)
+        return True
+
+    return Step(done=done)
+
+
+@asks(*_IAM_LOOK, *IAM_POINT)
+@step(purpose="check")
+def leads_to(recovery: Recovery, *, instance: str, region: str) -> Step:
+    """The writer's DNS record points to this instance: it is the one that serves."""
+    from drkit.targets.aws import Records
+
+    target = recovery.target
+    record, zone = _writer_record(target)
+
+    def done() -> bool:
+        name = region_of(target, region)
+        host = endpoint_of(target, name, instance_of(target, instance))[0]
+        there = Records(target, zone, name).value(record)
+        if there != host:
+            raise Refused(f"{record} points to {there}, not to {host}", "another instance serves: which one is it?")
         return True
 
     return Step(done=done)
@@ -52,7 +77,9 @@ def can_be_pointed(recovery: Recovery, *, region: str) -> Step:
 # --- the database -----------------------------------------------------------------------------------------------------
 
 
-def _plan_point_writer(target: Target, *, instance: str, region: str) -> tuple[Effect, ...]:
+def _plan_point_writer(
+    target: Target, *, instance: str, region: str, behind: str = "", behind_region: str = "first"
+) -> tuple[Effect, ...]:
     from drkit.targets.aws import Database, Records
 
     name, zone = _writer_record(target)
@@ -63,9 +90,12 @@ def _plan_point_writer(target: Target, *, instance: str, region: str) -> tuple[E
 
 @asks(*_IAM_LOOK, *IAM_POINT)
 @step(plan=_plan_point_writer)
-def point_writer(recovery: Recovery, *, instance: str, region: str) -> Step:
+def point_writer(
+    recovery: Recovery, *, instance: str, region: str, behind: str = "", behind_region: str = "first"
+) -> Step:
     """Point the writer's DNS record at an instance; its TTL stays.
 
+    behind: the step that fenced the old writer, whose fence is asked again the moment before: it may be hours old.
     By hand: aws route53 change-resource-record-sets, UPSERT of the CNAME.
     """
     from drkit.targets.aws import Records
@@ -79,6 +109,8 @@ def point_writer(recovery: Recovery, *, instance: str, region: str) -> Step:
         return endpoint_of(target, region_name, instance_id)[0]
 
     def act() -> None:
+        if behind:
+            must_be_fenced(recovery, fence=behind, region=behind_region)
         records.point(record, host(), permit=recovery.permit, undo=recovery.undo)
 
     return Step(done=lambda: records.value(record) == host(), act=act, result=lambda: {"points_to": host()})
@@ -169,15 +201,19 @@ def service_answers(recovery: Recovery, *, for_s: float = 30.0) -> Step:
 def ledger(recovery: Recovery) -> Step:
     """Read back what the clients have written, twice, and compare it with what was acknowledged to them.
 
-    Lost rows do not stop the playbook: how many there are is the recovery point, which the verdict is about. Rows that
-    are damaged, or that nobody wrote, do.
+    What is lost, damaged or written by nobody does not stop the playbook: that is for the verdict.
     """
     read: list[Facts] = []
-
-    def done() -> bool:
-        return bool(read) and read[-1]["verified"] is True and not read[-1]["corrupt"]
 
     def act() -> None:
         read.append(recovery.read_ledger())
 
-    return Step(done=done, act=act, result=lambda: {k: read[-1][k] for k in ("acknowledged", "lost")} if read else {})
+    def done() -> bool:
+        if read and not read[-1]["verified"]:
+            act()  # no two readings agreed, or the database was not there
+        return bool(read) and read[-1]["verified"] is True
+
+    def result() -> Facts:
+        return {k: read[-1][k] for k in ("acknowledged", "lost", "corrupt")} if read else {}
+
+    return Step(done=done, act=act, result=result)

@@ -112,17 +112,33 @@ def standbys(target: Target, *, at: Endpoint | None = None, timeout_s: float = T
     return tuple(Standby(*row) for row in rows)
 
 
-def accepts_writes(target: Target, *, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S) -> bool:
+def must_be_askable(target: Target, at: Endpoint | None = None) -> None:
+    """Raise TargetError or UsageError if what a question needs can't be had: a password, an address of the name.
+
+    Else silence could be this machine's own.
+    """
+    database = _database(target)
+    password_of(target, database)
+    host, port = (target.address(at[0]), at[1]) if at is not None else (database.host, database.port)
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as e:
+        raise TargetError(f"{host} has no address here: {e}", "can this machine resolve it? see `hosts`") from e
+
+
+def accepts_writes(
+    target: Target, *, at: Endpoint | None = None, timeout_s: float = TIMEOUT_S, insist: bool = False
+) -> bool:
     """Return whether a transaction commits through the writer endpoint (or `at` one), and is replicated as promised.
 
-    It writes one message into the WAL and touches no table. Raises TargetError only for what is wrong with the target
-    file: no such user, password or database.
+    It writes one message into the WAL and touches no table. insist: as of `connect`.
+    Raises TargetError only for what is wrong with the target file: no such user, password or database.
     """
     from psycopg import Error
 
     warnings: list[str] = []
     try:
-        with connect(target, at=at, timeout_s=timeout_s) as connection:
+        with connect(target, at=at, timeout_s=timeout_s, insist=insist) as connection:
             # A wait for the synchronous standby that was cancelled is a success with this warning.
             connection.add_notice_handler(lambda notice: warnings.append(notice.sqlstate or ""))
             row = connection.execute("show transaction_read_only").fetchone()
@@ -149,6 +165,13 @@ def positions(target: Target, writer: Endpoint, follower: Endpoint) -> tuple[int
     assert written is not None
     assert received is not None
     return int(written[0]), int(received[0] or 0)
+
+
+def last_replayed(target: Target, at: Endpoint) -> str:
+    """Return when the last commit was made that a replica has replayed, by the writer's clock (ISO 8601), or ""."""
+    with connect(target, at=at) as connection:
+        row = connection.execute("select pg_last_xact_replay_timestamp()").fetchone()
+    return "" if row is None or row[0] is None else str(row[0].isoformat())
 
 
 def lsn_text(position: int) -> str:

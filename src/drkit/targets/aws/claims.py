@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from drkit import clock
 from drkit.errors import TargetBusy, TargetError
 from drkit.targets import Target
 from drkit.targets.aws.account import Account
 
 ROOT = "/drkit/recovery"
+SETTLE_S = 2.0
 IAM_CLAIM = ("ssm:DeleteParameter", "ssm:GetParameter", "ssm:PutParameter")
 
 
@@ -51,6 +53,10 @@ class Claims:
                     Value=json.dumps({"run_id": claim.run_id, "by": claim.by, "at": claim.at}),
                     Type="String",
                 )
+                if instead_of:  # of two who replace the same run at once, one may have deleted what the other had put
+                    clock.sleep_s(SETTLE_S)
+                    if why := self.lost(claim.run_id):
+                        raise TargetBusy(why, "look again: drkit status")
                 return
             except TargetError as e:
                 if e.code != "ParameterAlreadyExists":
@@ -71,6 +77,19 @@ class Claims:
                 f"go on with it: drkit resume {now.run_id}; if its machine is lost: --instead-of {now.run_id}",
             )
         return True
+
+    def lost(self, run_id: str) -> str | None:
+        """Return why a run may do no more, None while it has the target: asked before each effect.
+
+        A machine that slept while another took its run over must not go on where it was.
+        """
+        try:
+            now = self.holder()
+        except TargetError as e:
+            return f"whether this run still has the target cannot be asked: {e.message}"
+        if now is None:
+            return "this run does not have the target any more"
+        return None if now.run_id == run_id else f"run {now.run_id} of {now.by} has the target now"
 
     def release(self, run_id: str) -> None:
         """Give the target back; one that another run holds is left alone."""
