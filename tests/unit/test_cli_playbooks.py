@@ -7,6 +7,7 @@ import os
 import threading
 import types
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from drkit.cli import answers, live, recovering, runbooks, stored
 from drkit.errors import Refused, UnknownName, UsageError
 from drkit.model import MarkKind, RunRecord
 from drkit.rundir import RunDir
+from drkit.targets.aws.claims import Claims
 
 BOB = "bob@noc"
 Capture = pytest.CaptureFixture[str]
