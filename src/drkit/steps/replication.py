@@ -9,6 +9,7 @@ from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.fence import ASK_S
 from drkit.steps.names import endpoint_of, instance_of, region_of, run_suffix
 from drkit.targets import Target, postgres, readonly
+from drkit.targets.aws.backups import IAM_BACKUP_REPLICATION
 from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.replication import IAM_DROP, IAM_REPLICATE, IAM_RETIRE
 
@@ -223,4 +224,37 @@ def take_writes(recovery: Recovery, *, instance: str, region: str) -> Step:
     return Step(
         done=lambda: postgres.accepts_writes(target, at=at, timeout_s=ASK_S),
         act=lambda: readonly.allow_writes(target, at),
+    )
+
+
+def _plan_replicate_backups(target: Target, *, instance: str, region: str, to: str) -> tuple[Effect, ...]:
+    instance_id = instance_of(target, instance)
+    return (
+        Effect(
+            call="rds:StartDBInstanceAutomatedBackupsReplication",
+            resource=instance_id,
+            region=region_of(target, to),
+            what=f"replicate the automated backups of {instance_id} to {region_of(target, to)}, if they are not",
+            undo="none needed: it takes nothing away",
+            iam=IAM_BACKUP_REPLICATION,
+            consented=True,
+        ),
+    )
+
+
+@asks(*_IAM_LOOK, *IAM_BACKUP_REPLICATION)
+@step(plan=_plan_replicate_backups, purpose="redundancy")
+def replicate_backups(recovery: Recovery, *, instance: str, region: str, to: str) -> Step:
+    """Have the writer's automated backups replicated to the other region again: it is a new instance, they are not.
+
+    By hand: aws rds start-db-instance-automated-backups-replication --source-db-instance-arn ARN --region REGION
+    """
+    from drkit.targets.aws import Backups, Database
+
+    target = recovery.target
+    writer = Database(target, region_of(target, region)).instance(instance_of(target, instance))
+    backups = Backups(target, region_of(target, to))
+    return Step(
+        done=lambda: backups.replicates(writer.arn, writer.resource_id),
+        act=lambda: backups.replicate(writer.arn, days=max(1, writer.backup_retention_days), permit=recovery.permit),
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_rds.type_defs import DBInstanceAutomatedBackupTypeDef
 
 IAM_BACKUPS = ("rds:DescribeDBInstanceAutomatedBackups", "rds:DescribeDBSnapshots")
+IAM_BACKUP_REPLICATION = (*IAM_BACKUPS, "rds:StartDBInstanceAutomatedBackupsReplication")
 IAM_RESTORE = (
     *IAM_BACKUPS, "rds:AddTagsToResource", "rds:DeleteDBInstance", "rds:DescribeDBInstances",
     "rds:RestoreDBInstanceFromDBSnapshot", "rds:RestoreDBInstanceToPointInTime",
@@ -67,6 +68,30 @@ class Backups(Snapshots):
         found = self._automated(DBInstanceIdentifier=named(instance_id, "database"))
         found = [b for b in found if b.instance_id == instance_id]
         return max(found, key=lambda b: b.latest or datetime.min.replace(tzinfo=UTC), default=None)
+
+    # --- replicated into this region ---
+
+    def replicates(self, arn: str, resource_id: str) -> bool:
+        """Return whether the backups of this very instance (its DbiResourceId) are replicated into this region."""
+        found = self._automated(DBInstanceIdentifier=arn.rsplit(":", 1)[-1])
+        return any(b.resource_id == resource_id and b.status in ("replicating", "active") for b in found)
+
+    def replicate(self, arn: str, *, days: int, permit: Permit) -> None:
+        """Have the backups of an instance of another region replicated into this one; one that is so already is fine.
+
+        It needs no undo: it takes nothing away. Raises TargetError, of an encrypted instance too: that needs a key of
+        this region, which drkit does not choose.
+        """
+        self._account.may_break(permit)
+        try:
+            self._rds.start_db_instance_automated_backups_replication(
+                SourceDBInstanceArn=named(arn, "database"),
+                BackupRetentionPeriod=days,
+                SourceRegion=arn.split(":")[3],
+            )
+        except TargetError as e:
+            if "lready" not in e.code and "lready" not in e.message:
+                raise
 
     # --- restore ---
 
