@@ -279,7 +279,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str:
     """Say why tests are left out, where CI prints how many."""
     if "sweep" in config.option.markexpr:
         return ""
-    return "deselected are further cases of what the gate tests too, for more than an hour: pytest -m sweep tests/faults"
+    return "deselected are further cases of what the gate tests too, for an hour: pytest -m sweep tests/faults"
 
 
 @pytest.fixture(scope="session")
