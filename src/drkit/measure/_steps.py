@@ -73,7 +73,7 @@ def _restarted(marks: Sequence[Mark]) -> Iterator[Reason]:
             )
         elif resumed and _apart_s(ahead_ns, ahead_now_ns) > _MAX_CLOCK_STEP_S:
             why = (
-                f"the wall clock and the monotonic one are {_apart_s(ahead_ns, ahead_now_ns):.1f} s apart from before "
+                f"the wall clock moved by {_apart_s(ahead_ns, ahead_now_ns):.1f} s against the monotonic one before "
                 "the run went on: the machine was asleep, or a clock was stepped"
             )
             yield Reason(Verdict.INVALID, "clock", why)
