@@ -84,7 +84,8 @@ class RunDir:
             _sync_directory(reports)
         except OSError as e:
             raise _unwritable(reports, e) from e
-        run.mark(MarkKind.RUN_STARTED, name, number=number, run_json_sha256=_sha256(path / "run.json"))
+        digest = _sha256(path / "run.json")
+        run.mark(MarkKind.RUN_STARTED, name, number=number, run_json_sha256=digest, **cls.this_boot())
         return run
 
     @classmethod
@@ -114,6 +115,17 @@ class RunDir:
     def all(cls, reports: Path) -> tuple[RunDir, ...]:
         """Return all runs that were made in a directory, oldest first; not what somebody put there (a sample)."""
         return tuple(cls(p.parent) for p in sorted(reports.glob("*/run.json")) if _RUN_ID.fullmatch(p.parent.name))
+
+    @staticmethod
+    def this_boot() -> dict[str, Any]:
+        """Return what tells whether the machine was restarted or asleep between two processes of one run.
+
+        boot_id: "" where there is none. wall_minus_monotonic_ns: grows while the machine sleeps.
+        """
+        boot_id = ""
+        with contextlib.suppress(OSError, UnicodeError):
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return {"boot_id": boot_id, "wall_minus_monotonic_ns": clock.wall_minus_monotonic_ns()}
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

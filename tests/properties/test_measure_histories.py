@@ -24,6 +24,7 @@ from drkit.model import (
     Survivors,
     Verdict,
 )
+from drkit.standing import is_playbook
 
 MS = 1_000_000
 W = Settings(window_s=1.0, p95_s=0.1, error_rate=0.01)
@@ -163,6 +164,10 @@ def test_no_history_breaks_the_measuring_and_a_pass_is_earned(history: History, 
         assert not kinds & {MarkKind.TOOTHLESS, MarkKind.ABORTED, MarkKind.INSTRUMENT, MarkKind.RESIDUE}
         assert found.rta is not None or objective.rto_s is None
         assert not any(loss.integrity_broken for loss in found.losses)
+    if any(r.what == "rpo" and r.verdict is Verdict.PASS for r in judgement.reasons):
+        writers = [s for s in history.series if s.role is Role.WRITES]
+        written = any(a.outcome is Outcome.OK for s in writers for a in s.attempts)
+        assert written or MarkKind.RECOVERY_POINT in kinds or not is_playbook(history.marks)
     for o in found.outages:
         assert o.start_lo_ns <= o.start_hi_ns
         assert o.lasted.lo_s >= 0

@@ -666,3 +666,188 @@ def test_a_playbook_that_was_undone_says_so() -> None:
     assert verdict.verdict is Verdict.FAIL
     assert found(verdict, "undo") == [Verdict.FAIL]
     assert not any("guardian" in r.sentence for r in verdict.reasons)
+
+
+# --- what was lost before anybody wrote -------------------------------------------------------------------------------
+
+POINT = MarkKind.RECOVERY_POINT
+NONE_BEFORE = (
+    "no write of ours was acknowledged before the outage, so none could be lost; what others lost is not known"
+)
+NO_LOSS = Objective(rpo_s=1.0, lost_writes_max=0)
+
+
+def rpa_of(run: History) -> Interval | None:
+    return measure(run, SETTINGS).rpa
+
+
+@pytest.mark.parametrize("rpo_s", [0, 1.0, 3600.0])
+@pytest.mark.parametrize("told", [(), (mark(MarkKind.IMPACT, -2, "ann"),)], ids=["", "since"])
+@pytest.mark.parametrize("down", [(0, 6900), (0, 20_000)], ids=["restored", "never"])
+def test_nothing_lost_of_nothing_is_no_recovery_point(
+    rpo_s: float, told: tuple[Mark, ...], down: tuple[int, int]
+) -> None:
+    run = recovery(*told, *PLAYED, *ENDED, down=down)
+    numbers = measure(run, SETTINGS)
+    assert numbers.rpa is None
+    assert numbers.unmeasured["rpa"] == NONE_BEFORE
+    assert numbers.losses[0].acknowledged == 0
+    verdict = judged(run, Objective(rpo_s=rpo_s, lost_writes_max=0))
+    assert found(verdict, "rpo") == found(verdict, "lost-writes") == [Verdict.INCONCLUSIVE]
+    assert all(NONE_BEFORE in r.sentence for r in verdict.reasons if r.what in ("rpo", "lost-writes"))
+
+
+def test_a_write_acknowledged_before_the_outage_is_enough_and_a_promotion_does_not_widen_it() -> None:
+    run = recovery(*PLAYED, mark(POINT, 3, "promote"), *ENDED)
+    assert rpa_of(run) == Interval(0.0, 0.1)
+    verdict = judged(run, NO_LOSS)
+    assert found(verdict, "rpo") == found(verdict, "lost-writes") == [Verdict.PASS]
+
+
+@pytest.mark.parametrize(
+    ("told_s", "point_s", "most_s"),
+    [(None, -40.0, 40.002), (-30.0, -40.0, 10.01), (-30.0, -30.0, 0.01), (-30.0, -20.0, 0.0)],
+)
+def test_the_recovery_point_bounds_what_others_lost(told_s: float | None, point_s: float, most_s: float) -> None:
+    told = () if told_s is None else (mark(MarkKind.IMPACT, told_s, "ann"),)
+    run = recovery(*told, *PLAYED, mark(POINT, point_s, "promote"), *ENDED, down=(0, 6900))
+    rpa = rpa_of(run)
+    assert rpa is not None
+    assert (rpa.lo_s, round(rpa.hi_s, 6)) == (0.0, most_s)
+    assert found(judged(run, Objective(rpo_s=45)), "rpo") == [Verdict.PASS]
+    assert found(judged(run, Objective(rpo_s=5)), "rpo") == [
+        Verdict.INCONCLUSIVE if most_s > 5 else Verdict.PASS  # at most: so it never fails by this
+    ]
+    nothing = [Verdict.PASS if most_s == 0 else Verdict.INCONCLUSIVE]
+    assert found(judged(run, Objective(rpo_s=0)), "rpo") == nothing
+
+
+def test_what_we_lost_of_later_writes_counts_although_the_run_began_in_an_outage() -> None:
+    writes = series("writes", (0, 1000), (5000, 7000), role=Role.WRITES)
+    lost = range(15, 50)  # acknowledged between the two outages
+    run = History((*PLAYED, *ENDED), (writes,), (survivors(writes, without=lost),))
+    assert rpa_of(run) == Interval(3.4, math.inf)
+    assert found(judged(run, Objective(rpo_s=1)), "rpo") == [Verdict.FAIL]
+    assert found(judged(run, Objective(rpo_s=9, lost_writes_max=0)), "rpo") == [Verdict.INCONCLUSIVE]
+    assert found(judged(run, Objective(rpo_s=9, lost_writes_max=0)), "lost-writes") == [Verdict.FAIL]
+
+
+def test_a_write_that_got_lost_after_the_restoration_is_no_recovery_point_of_an_outage_before_the_run() -> None:
+    run = recovery(*PLAYED, *ENDED, down=(0, 6900))
+    writes = run.series[1]
+    verdict = judged(replace(run, survivors=(survivors(writes, without=[150]),)))
+    assert found(verdict, "integrity") == [Verdict.FAIL]
+    assert found(verdict, "rpo") == [Verdict.INCONCLUSIVE]
+
+
+def test_a_person_who_says_it_was_down_while_every_client_is_answered_leaves_the_recovery_point_open() -> None:
+    told = mark(MarkKind.IMPACT, -2, "ann")
+    assert found(judged(recovery(told, *PLAYED, *ENDED, down=(0, 0)), NO_LOSS), "rpo") == [Verdict.INCONCLUSIVE]
+    assert rpa_of(recovery(told, mark(POINT, -9, "restore"), *PLAYED, *ENDED, down=(0, 0))) == Interval(0.0, 7.01)
+
+
+def test_a_drill_is_as_far_behind_as_its_backup_only_if_nothing_failed() -> None:
+    point = mark(POINT, 2, "restore")
+    assert rpa_of(recovery(*PLAYED, point, *ENDED, down=(0, 0))) == Interval(0.0, 4.01)
+    assert rpa_of(recovery(*PLAYED, point, *ENDED)) == Interval(0.0, 0.1)
+
+
+def test_an_experiment_has_its_recovery_point_as_ever() -> None:
+    writes = series("writes", (0, 7000), role=Role.WRITES)
+    run = History(FAULT, (writes,), (survivors(writes),))
+    assert rpa_of(run) == Interval(0.0, 0.1)
+    assert judged(run).verdict is Verdict.INVALID  # without a baseline
+
+
+# --- between two processes --------------------------------------------------------------------------------------------
+
+
+def alive(kind: MarkKind, at_s: float, boot: str | None, ahead_s: float | None) -> Mark:
+    more: dict[str, Any] = {} if boot is None else {"boot_id": boot}
+    return mark(kind, at_s, "ann", **more, **({} if ahead_s is None else {"wall_minus_monotonic_ns": int(ahead_s * S)}))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        (("a", 100.0), ("a", 100.9), ""),
+        (("a", 100.0), ("b", 100.0), "restarted"),
+        (("a", 100.0), ("a", 101.1), "asleep"),
+        (("a", 100.0), ("a", 98.9), "asleep"),
+        (("", 100.0), ("b", 100.0), ""),  # not on Linux
+        (("", 100.0), ("", 3700.0), "asleep"),
+        ((None, None), ("b", 3700.0), ""),  # begun by drkit before it wrote them down
+        (("a", 100.0), (None, None), ""),
+    ],
+)
+def test_a_restart_and_sleep_between_two_processes_are_found(
+    first: tuple[str | None, float | None], then: tuple[str | None, float | None], said: str
+) -> None:
+    started = alive(MarkKind.RUN_STARTED, 0, *first)
+    resumed = alive(MarkKind.RESUMED, 6.3, *then)
+    verdict = judged(recovery(started, *PLAYED[:4], resumed, *PLAYED[4:], *ENDED))
+    assert verdict.verdict is (Verdict.INVALID if said else Verdict.PASS), verdict.reasons
+    assert found(verdict, "clock") == ([Verdict.INVALID] if said else [])
+    assert all(said in r.sentence for r in verdict.reasons if r.what == "clock")
+
+
+def test_each_process_is_compared_with_the_last_one_that_wrote_it_down() -> None:
+    lives = [alive(MarkKind.RUN_STARTED, 0, "a", 100), alive(MarkKind.RESUMED, 1, None, None)]
+    again = alive(MarkKind.RESUMED, 2, "b", 100)
+    assert judged(recovery(*lives, *PLAYED[:1], again, *PLAYED[1:], *ENDED)).verdict is Verdict.INVALID
+
+
+SLO = Objective(availability=0.5, p95_s=1.0, error_rate=0.5)
+
+
+def with_gap(lo_s: float, hi_s: float, *, objective: Objective, resumed: bool = True, seqs: bool = False) -> Judgement:
+    run = recovery(*PLAYED, *((mark(MarkKind.RESUMED, hi_s - 0.01, "ann"),) if resumed else ()), *ENDED)
+    cut = []
+    for s in run.series:
+        kept = tuple(a for a in s.attempts if not lo_s * S <= a.sent_ns < hi_s * S)
+        first = min((a.seq for a in kept if a.sent_ns >= hi_s * S), default=999)
+        cut.append(replace(s, attempts=kept, unrecorded=((first - 1, first),) if seqs else ()))
+    return judged(replace(run, series=tuple(cut)), objective)
+
+
+@pytest.mark.parametrize("how", [{}, {"resumed": False, "seqs": True}, {"seqs": True}], ids=["mark", "seq", "both"])
+def test_no_promise_of_all_the_time_passes_where_nobody_watched(how: dict[str, bool]) -> None:
+    verdict = with_gap(10, 12, objective=SLO, **how)
+    for what in ("availability", "p95", "error-rate"):
+        assert found(verdict, what) == [Verdict.INCONCLUSIVE]
+    assert all("but nobody watched for 2.1 s" in r.sentence for r in verdict.reasons if r.what == "p95")
+    worse = with_gap(10, 12, objective=Objective(availability=0.9999, p95_s=0.001, error_rate=0.001), **how)
+    for what in ("availability", "p95", "error-rate"):
+        assert found(worse, what) == [Verdict.FAIL]  # what was seen is bad enough
+
+
+def test_nobody_watched_to_the_end_if_no_probe_went_on() -> None:
+    assert found(with_gap(10, 99, objective=SLO), "p95") == [Verdict.INCONCLUSIVE]
+
+
+def test_promises_of_all_the_time_pass_in_one_life() -> None:
+    verdict = with_gap(10, 10, objective=SLO, resumed=False)
+    for what in ("availability", "p95", "error-rate"):
+        assert found(verdict, what) == [Verdict.PASS]
+
+
+LOOKED = (step(5, "there", "begun"), step(6, "there", "done", looked=True))
+APPROVED = (
+    step(5, "ok", "waiting"),
+    mark(MarkKind.ANSWER, 5.5, "ok", by="bob", yes=True),
+    step(5.6, "ok", "done", result={"by": "bob"}),
+)
+READ = (step(8, "ledger", "begun"), step(9, "ledger", "done"), mark(MarkKind.DATA_VERIFIED, 9, "ledger"))
+
+
+@pytest.mark.parametrize("only", [LOOKED, APPROVED, READ, (*LOOKED, *APPROVED, *READ)])
+def test_looking_asking_and_reading_are_no_recovery(only: tuple[Mark, ...]) -> None:
+    there = step(6, "promote", "done", already=True)
+    assert found(judged(recovery(*only, there, *ENDED)), "steps") == [Verdict.INVALID]
+    promoted = (step(6, "promote", "begun"), step(7, "promote", "done"))
+    assert found(judged(recovery(*only, *promoted, *ENDED)), "steps") == [Verdict.PASS]
+
+
+@pytest.mark.parametrize("only", [LOOKED, APPROVED, READ])
+def test_a_playbook_of_nothing_else_did_what_it_is_for(only: tuple[Mark, ...]) -> None:
+    assert found(judged(recovery(*only, *ENDED)), "steps") == [Verdict.PASS]

@@ -19,7 +19,7 @@ import report_records as records
 from drkit import measure, report
 from drkit.certificate import Certificate
 from drkit.model import Decomposition, Interval, Judgement, Mark, MarkKind, Reason, Role, RunRecord, Verdict
-from drkit.report import calibration, timeline
+from drkit.report import calibration, events, timeline
 
 Make = Callable[[], RunRecord]
 EVERY_RECORD = (*records.EVERY_RECORD, *playbook_runs.EVERY_RECORD)
@@ -561,3 +561,28 @@ def test_programs_are_told_the_steps_too() -> None:
     assert cases["step promote-ok"] == ["system-out"]
     assert cases["step promote"] == ["failure"]
     assert cases["step verify"] == ["error"]
+
+
+def test_a_recovery_point_that_was_not_measured_says_why_beside_the_lost_writes_too() -> None:
+    record = playbook_runs.down_before()
+    rows = {r.objective: r.achieved for r in report.table(record).rows}
+    why = "no write of ours was acknowledged before the outage"
+    assert rows["RPO"].startswith(f"not measured: {why}")
+    assert rows["Lost writes"].startswith(f"0 of 0 acknowledged; not measured: {why}")
+    assert f"The recovery point was not measured: {why}" in words(record)
+    assert "The recovery point was not measured" not in words(playbook_runs.complete())
+
+
+def test_the_moment_of_the_recovery_point_is_told() -> None:
+    record = playbook_runs.complete()
+    point = records.mark(4.0, 4.0, MarkKind.RECOVERY_POINT, "promote", at="2026-11-22T15:54:14.25+00:00")
+    marks = (*record.history.marks, point)
+    told = words(dataclasses.replace(record, history=dataclasses.replace(record.history, marks=marks)))
+    assert "Recovery point: 4 s promote: what was written until 2026-11-22 15:54:14 UTC is there" in told
+    assert "Recovery point:" not in words(record)
+
+
+def test_which_boot_a_process_was_of_is_no_news_for_a_reader() -> None:
+    boot = {"boot_id": "b1", "wall_minus_monotonic_ns": 5}
+    assert events.sentence(Mark(0, 0, MarkKind.RUN_STARTED, "x", {"number": 3, **boot})) == "run no. 3"
+    assert events.sentence(Mark(0, 0, MarkKind.RESUMED, "ann", boot)) == "went on with the run"

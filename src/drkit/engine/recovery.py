@@ -168,7 +168,7 @@ def _hold_and_play(
     ):
         if run is not None:
             held.run.unseal()  # it was sealed where it stopped; it grows again
-            held.run.mark(MarkKind.RESUMED, operator())
+            held.run.mark(MarkKind.RESUMED, operator(), **held.run.this_boot())
         elif wishes.since is not None:
             _mark_impact(held.run, wishes.since)
         elif joined := held.run.identity.get("joined"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from drkit.measure._run import recovery_time
+from drkit.measure._quality import unwatched_s
+from drkit.measure._run import NONE_BEFORE, acknowledged_before_outage, recovery_time
 from drkit.measure._steps import judge_steps
 from drkit.model import (
     Connection,
@@ -51,7 +52,7 @@ def judge(measurement: Measurement, history: History, objective: Objective) -> J
         *_recovery(measurement, history, service),
         *_recovery_time(measurement, history, service, objective),
         *_recovery_point(measurement, history, service, objective),
-        *_service_level(measurement, service, objective),
+        *_service_level(measurement, history, service, objective),
     ]
     if not any(r.what in _PROMISES for r in reasons):
         reasons.append(Reason(Verdict.INCONCLUSIVE, "objective", "nothing was promised, so nothing was judged"))
@@ -231,23 +232,28 @@ def _recovery_point(
             yield Reason(Verdict.INCONCLUSIVE, "rpo", f"{series.name}: its rows were not read back")
     for loss in measurement.losses:
         yield _integrity(loss)
+    writers = [s for s in service if s.role is Role.WRITES]
+    before = all(acknowledged_before_outage(history, s) for s in writers)
     if objective.lost_writes_max is not None:
-        yield _lost_writes(measurement, objective.lost_writes_max, settled=settled)
+        yield _lost_writes(measurement, objective.lost_writes_max, settled=settled, before=before)
     if objective.rpo_s is None:
         return
     nothing_lost = bool(measurement.losses) and not any(loss.lost for loss in measurement.losses)
-    if objective.rpo_s == 0 and nothing_lost and settled:
+    if objective.rpo_s == 0 and nothing_lost and settled and before:
         yield Reason(Verdict.PASS, "rpo", "no acknowledged write was lost, target 0 s")
     else:
         yield _against("rpo", "RPO", measurement.rpa, objective.rpo_s, measurement.unmeasured.get("rpa", ""))
 
 
-def _lost_writes(measurement: Measurement, most: int, *, settled: bool) -> Reason:
+def _lost_writes(measurement: Measurement, most: int, *, settled: bool, before: bool) -> Reason:
+    """before: each writer has an acknowledged write from before the outage."""
     lost = sum(len(loss.lost) for loss in measurement.losses)
     acknowledged = sum(loss.acknowledged for loss in measurement.losses)
     text = f"{lost} of {acknowledged} acknowledged writes lost, at most {most} may be"
     if lost > most:
         return Reason(Verdict.FAIL, "lost-writes", text)
+    if not before:
+        return Reason(Verdict.INCONCLUSIVE, "lost-writes", NONE_BEFORE)
     if not (settled and acknowledged):
         return Reason(Verdict.INCONCLUSIVE, "lost-writes", "whether acknowledged writes were lost is not known for all")
     return Reason(Verdict.PASS, "lost-writes", text)
@@ -269,8 +275,20 @@ def _integrity(loss: LossAccount) -> Reason:
     return Reason(Verdict.PASS, "integrity", f"{account}; nothing phantom, resurrected, corrupt or duplicated")
 
 
-def _service_level(measurement: Measurement, service: list[Series], objective: Objective) -> Iterator[Reason]:
-    """Yield the worst series of each promise; p95 and errors are promised of the service, not of our marker writes."""
+def _service_level(
+    measurement: Measurement, history: History, service: list[Series], objective: Objective
+) -> Iterator[Reason]:
+    """Yield the worst series of each promise; p95 and errors are promised of the service, not of our marker writes.
+
+    None of them passes if for a while, between two processes that played a run, nobody watched.
+    """
+    unwatched = {s.name: unwatched_s(s, history.marks) for s in service}
+
+    def judged(verdict: Verdict, what: str, name: str, text: str) -> Reason:
+        if verdict is Verdict.PASS and unwatched[name]:
+            return Reason(Verdict.INCONCLUSIVE, what, f"{text}, but nobody watched for {unwatched[name]:.1f} s")
+        return Reason(verdict, what, text)
+
     headline = [s for s in service if s.name in measurement.headline_series]
     users = {s.name for s in headline if s.role is Role.SERVICE} or {s.name for s in headline}
     seen = [a for a in measurement.availability if a.series in users]
@@ -284,14 +302,14 @@ def _service_level(measurement: Measurement, service: list[Series], objective: O
                 f"{a.series} was available for [{a.time_share_lo:.4%}, {a.time_share_hi:.4%}] of {a.observed_s:.1f} s"
             )
             verdict = unavailable.judge(1 - objective.availability)
-            yield Reason(verdict, "availability", f"{text}, target {objective.availability:.4%}")
+            yield judged(verdict, "availability", a.series, f"{text}, target {objective.availability:.4%}")
     if objective.p95_s is not None:
         if not waits:
             yield Reason(Verdict.INCONCLUSIVE, "p95", "latency was not measured")
         for found in waits:
             verdict = Verdict.PASS if found.p95_s <= objective.p95_s else Verdict.FAIL
             text = f"{found.series}: p95 {found.p95_s * 1000:.1f} ms of {found.count} requests"
-            yield Reason(verdict, "p95", f"{text}, target {objective.p95_s * 1000:.1f} ms")
+            yield judged(verdict, "p95", found.series, f"{text}, target {objective.p95_s * 1000:.1f} ms")
     if objective.error_rate is not None:
         if not seen:
             yield Reason(Verdict.INCONCLUSIVE, "error-rate", "the error rate was not measured")
@@ -304,7 +322,7 @@ def _service_level(measurement: Measurement, service: list[Series], objective: O
                 verdict = Verdict.FAIL
             elif a.error_rate_upper95 <= objective.error_rate:
                 verdict = Verdict.PASS
-            yield Reason(verdict, "error-rate", f"{text}, target {objective.error_rate:.3%}")
+            yield judged(verdict, "error-rate", a.series, f"{text}, target {objective.error_rate:.3%}")
 
 
 # --- small questions --------------------------------------------------------------------------------------------------

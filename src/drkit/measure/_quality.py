@@ -11,7 +11,18 @@ from hdrh.histogram import HdrHistogram
 
 from drkit.measure._outage import in_send_order, longest_gap_ns, unstable_spans
 from drkit.measure._settings import NS_PER_S, Settings
-from drkit.model import Attempt, Availability, ErrorClass, Interval, Latency, Outage, Outcome, Series
+from drkit.model import (
+    Attempt,
+    Availability,
+    ErrorClass,
+    Interval,
+    Latency,
+    Mark,
+    MarkKind,
+    Outage,
+    Outcome,
+    Series,
+)
 
 _US_PER_S = 1_000_000
 _SIGNIFICANT_DIGITS = 3
@@ -45,6 +56,26 @@ def _down(series: Series, outages: Sequence[Outage], observed_s: float) -> Inter
     last_ns = max(a.done_ns for a in series.attempts)
     hi_s = sum(min(o.lasted.hi_s, (last_ns - o.start_lo_ns) / NS_PER_S) for o in outages)
     return Interval(sum(o.lasted.lo_s for o in outages), hi_s)
+
+
+def unwatched_s(series: Series, marks: Sequence[Mark]) -> float:
+    """Return how long nobody watched between a process that played the run and the one that went on, in seconds.
+
+    From the last completion of a probe to the first send of the one that went on for it; to the end of the history if
+    none did. 0 for what is no more than the period between two attempts.
+    """
+    resumed_ns = [m.t_lo_ns for m in marks if m.kind is MarkKind.RESUMED]
+    over_ns = max((m.t_hi_ns for m in marks), default=0)
+    lives = [[a.sent_ns < at_ns for a in series.attempts] for at_ns in resumed_ns]
+    lives += [[a.seq < first for a in series.attempts] for _, first in series.unrecorded]
+    gaps = set()
+    for earlier in lives:
+        done_ns = [a.done_ns for a, early in zip(series.attempts, earlier, strict=True) if early]
+        sent_ns = [a.sent_ns for a, early in zip(series.attempts, earlier, strict=True) if not early]
+        if done_ns:
+            gaps.add((max(done_ns), min(sent_ns, default=over_ns)))
+    longer = [hi - lo for lo, hi in gaps if hi - lo > series.every_s * NS_PER_S]
+    return sum(longer) / NS_PER_S
 
 
 def _share(part: float, whole: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drkit.measure._loss import account
 from drkit.measure._outage import in_send_order, longest_gap_ns, outages
@@ -25,8 +25,12 @@ from drkit.model import (
     Role,
     Series,
 )
+from drkit.standing import is_playbook
 
 Moment = tuple[int, int]  # lo_ns, hi_ns
+NONE_BEFORE = (
+    "no write of ours was acknowledged before the outage, so none could be lost; what others lost is not known"
+)
 
 
 def measure(history: History, settings: Settings) -> Measurement:
@@ -52,6 +56,10 @@ def measure(history: History, settings: Settings) -> Measurement:
     between = _Differences(unmeasured, total.impact, total.restored)
     marks = tuple(m for m in history.marks if m.t_lo_ns < undo_ns or m.kind in _AFTER_UNDO)
     losses = _losses(history, service, spans, by_series, fault, unmeasured)
+    drill = told is None and not any(by_series.values())
+    rpa = (_of_backup(marks, losses) if drill else None) or _worst([loss.rpa for loss in losses])
+    if rpa == _ANYTHING:
+        rpa, unmeasured["rpa"] = None, NONE_BEFORE
     return Measurement(
         outages=tuple(
             sorted((o for found in by_series.values() for o in found), key=lambda o: (o.start_lo_ns, o.series))
@@ -71,7 +79,7 @@ def measure(history: History, settings: Settings) -> Measurement:
         redundancy=between.since_impact("redundancy", _last(marks, MarkKind.REDUNDANCY_RESTORED), instead=fault),
         decomposition=_decompose(marks, between),
         losses=losses,
-        rpa=_of_backup(marks, losses) or _worst([loss.rpa for loss in losses]),
+        rpa=rpa,
         availability=tuple(availability(s, by_series[s.name], settings) for s in service if s.attempts),
         latency=tuple(found for s in service if (found := latency(s)) is not None),
         rta_by_series={name: span.lasted for name, span in spans.items() if span.lasted is not None},
@@ -94,6 +102,17 @@ def recovery_time(measurement: Measurement, objective: Objective) -> tuple[Inter
     if objective.rto_s is not None and m.rta.lo_s > objective.rto_s:  # verified even later
         return Interval(m.rta.lo_s, math.inf), ""
     return None, "the data was never verified"
+
+
+def acknowledged_before_outage(history: History, series: Series) -> bool:
+    """Return whether a writer has an acknowledged write from before the outage, so that there was one to lose.
+
+    Only a playbook may begin when the service is down; an experiment without such a write has no baseline and is
+    INVALID. Without an outage, told or seen, any acknowledged write will do.
+    """
+    if not is_playbook(history.marks):
+        return True
+    return _acknowledged_by(series, min(_told_ns(history.marks), _first_failure_ns(series)))
 
 
 # --- impact and restoration -------------------------------------------------------------------------------------------
@@ -130,7 +149,8 @@ def _span(
     older = first.recovered and math.isinf(first.lasted.hi_s)
     unseen = older or not any(a.done_ns <= first.start_hi_ns and a.sent_ns <= first.start_lo_ns for a in successes)
     if unseen and told is None:
-        return _Span(why=f"{series.name}: nothing succeeded before the first failure")
+        ended = None if last.end_lo_ns is None or last.end_hi_ns is None else (last.end_lo_ns, last.end_hi_ns)
+        return _Span(restored=ended, why=f"{series.name}: nothing succeeded before the first failure")
     impact = told if unseen and told is not None else (first.start_lo_ns, first.start_hi_ns)
     last_failure_ns = max(a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK)
     if last.end_lo_ns is None or last.end_hi_ns is None:
@@ -312,25 +332,60 @@ def _losses(
             unmeasured["rpa"] = f"{series.name}: its rows were not read back"
             continue
         restored = spans[series.name].restored
-        losses.append(
-            account(
-                series,
-                readings,
-                restored_ns=None if restored is None else restored[1],
-                outages=by_series[series.name],
-                fault=fault,
-                restored_to=_moment(_first(history.marks, MarkKind.RECOVERY_POINT)),
-            )
+        found = account(
+            series,
+            readings,
+            restored_ns=None if restored is None else restored[1],
+            outages=by_series[series.name],
+            fault=fault,
+            restored_to=_moment(_first(history.marks, MarkKind.RECOVERY_POINT)),
         )
+        if not acknowledged_before_outage(history, series):
+            found = replace(found, rpa=_of_others(found, history.marks, series, by_series[series.name]))
+        losses.append(found)
     if not writers:
         unmeasured["rpa"] = "no probe wrote"
     return tuple(losses)
 
 
+_ANYTHING = Interval(0.0, math.inf)
+
+
+def _of_others(found: LossAccount, marks: Sequence[Mark], series: Series, outages: Sequence[Outage]) -> Interval:
+    """Return the recovery point where no write of ours was acknowledged before the outage, so none stands for others'.
+
+    What others lost was written between the recovery point and the impact, so it is no more than that; it may be
+    anything where no recovery point is known. What we lost of later writes counts as well.
+    """
+    point, told = _first(marks, MarkKind.RECOVERY_POINT), _moment(_first(marks, MarkKind.IMPACT))
+    impact_hi_ns: float = math.inf
+    if outages and (told is None or _acknowledged_by(series, _first_failure_ns(series))):
+        impact_hi_ns = outages[0].start_hi_ns
+    elif told is not None:
+        impact_hi_ns = told[1]
+    hi_s = math.inf if point is None else max(0.0, (impact_hi_ns - point.t_lo_ns) / NS_PER_S)
+    return Interval(found.rpa.lo_s, max(hi_s, found.rpa.hi_s)) if found.lost else Interval(0.0, hi_s)
+
+
+def _acknowledged_by(series: Series, moment_ns: float) -> bool:
+    return any(a.outcome is Outcome.OK and a.done_ns <= moment_ns for a in series.attempts)
+
+
+def _first_failure_ns(series: Series) -> float:
+    return min((a.sent_ns for a in series.attempts if a.outcome is not Outcome.OK), default=math.inf)
+
+
+def _told_ns(marks: Sequence[Mark]) -> float:
+    """Return when the service went down, at the earliest, as a person told it; infinite if nobody did."""
+    told = _first(marks, MarkKind.IMPACT)
+    return math.inf if told is None else told.t_lo_ns
+
+
 def _of_backup(marks: Sequence[Mark], losses: Sequence[LossAccount]) -> Interval | None:
     """Return how much of the time before a restore its backup lacks, at most, where no client has lost a write by it.
 
-    That is so in a drill, whose restored database nobody is led to. None for any other run.
+    That is so in a drill, whose restored database nobody is led to. None for any other run. Precondition: the service
+    had no outage; with one the clients' own writes decide.
     """
     point, start = _first(marks, MarkKind.RECOVERY_POINT), _drill_start(marks)
     if point is None or start is None or any(loss.lost for loss in losses):

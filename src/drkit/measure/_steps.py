@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from drkit.model import Mark, MarkKind, Reason, Verdict
+from drkit.measure._settings import NS_PER_S
+from drkit.model import Mark, MarkKind, Reason, Verdict, type_json
 from drkit.standing import Standing, names_of, standings
+
+_MAX_CLOCK_STEP_S = 1.0
 
 
 def judge_steps(marks: Sequence[Mark]) -> Iterator[Reason]:
@@ -26,10 +29,17 @@ def judge_steps(marks: Sequence[Mark]) -> Iterator[Reason]:
         yield Reason(Verdict.FAIL, "undo", "the playbook was not finished; what it had done was put back by drkit undo")
     if not complete:
         yield Reason(Verdict.FAIL, "steps", _left(found, len(done)))
-    elif all(s.already and not s.tries for s in found):
+    elif _nothing_done(marks, found):
         yield Reason(Verdict.INVALID, "steps", "nothing was recovered: every step was done before the run began")
     else:
         yield Reason(Verdict.PASS, "steps", f"{len(done)} of {len(found)} done")
+
+
+def _nothing_done(marks: Sequence[Mark], found: Sequence[Standing]) -> bool:
+    """Return whether every step was done before the run began; what only looks, reads or asks people is no recovery."""
+    read = {m.name for m in marks if m.kind is MarkKind.DATA_VERIFIED}
+    acting = [s for s in found if not (s.looked or s.by or s.name in read)]
+    return all(s.already and not s.tries for s in acting or found)
 
 
 def _prerequisites(marks: Sequence[Mark]) -> Iterator[Reason]:
@@ -46,12 +56,32 @@ def _prerequisites(marks: Sequence[Mark]) -> Iterator[Reason]:
 
 
 def _restarted(marks: Sequence[Mark]) -> Iterator[Reason]:
-    """Yield if the machine was restarted in between: its monotonic clock began anew, so no two times compare."""
-    for before, after in itertools.pairwise(marks):
-        if after.kind is MarkKind.RESUMED and after.t_hi_ns < before.t_hi_ns:
+    """Yield if the machine was restarted or asleep in between: its monotonic clock began anew or stood still.
+
+    Each process that plays a run writes down which boot it is of, and how far the wall clock is ahead of the monotonic
+    one. Histories of drkit before that have neither.
+    """
+    boot, ahead_ns = "", None
+    for before, mark in itertools.pairwise((None, *marks)):
+        if mark is None or mark.kind not in (MarkKind.RUN_STARTED, MarkKind.RESUMED):
+            continue
+        boot_now, ahead_now_ns = str(mark.detail.get("boot_id") or ""), mark.detail.get("wall_minus_monotonic_ns")
+        resumed = mark.kind is MarkKind.RESUMED
+        if resumed and ((before and mark.t_hi_ns < before.t_hi_ns) or (boot and boot_now and boot != boot_now)):
             yield Reason(
                 Verdict.INVALID, "clock", "the machine was restarted before the run went on: its times do not compare"
             )
+        elif resumed and _apart_s(ahead_ns, ahead_now_ns) > _MAX_CLOCK_STEP_S:
+            why = (
+                f"the wall clock moved by {_apart_s(ahead_ns, ahead_now_ns):.1f} s against the monotonic one before "
+                "the run went on: the machine was asleep, or a clock was stepped"
+            )
+            yield Reason(Verdict.INVALID, "clock", why)
+        boot, ahead_ns = boot_now or boot, ahead_ns if ahead_now_ns is None else ahead_now_ns
+
+
+def _apart_s(one: type_json, other: type_json) -> float:
+    return abs(other - one) / NS_PER_S if isinstance(one, int) and isinstance(other, int) else 0.0
 
 
 def _left(found: Sequence[Standing], done: int) -> str:

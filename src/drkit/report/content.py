@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from drkit.model import LossAccount, Mark, RunRecord, Verdict, type_json
+from drkit.model import LossAccount, Mark, MarkKind, RunRecord, Verdict, type_json
 from drkit.report import calibration, charts, events, numbers, steps, timeline, touched
 from drkit.report.document import Block, Cell, Figure, Grid, Listing, Section, Text
 from drkit.report.objectives import table
@@ -193,10 +193,19 @@ def _recovery(record: RunRecord) -> tuple[Block, ...]:
 
 def _data(record: RunRecord) -> tuple[Block, ...]:
     losses = record.measurement.losses
+    points = tuple(
+        f"Recovery point: {_when(record, m)} {m.name}: {events.sentence(m)}".rstrip(": ")
+        for m in record.history.marks
+        if m.kind is MarkKind.RECOVERY_POINT
+    )
+    restored = (Listing(points, "What was recovered from (seconds since the start of the run)"),) if points else ()
     if not losses:
-        return (Text(f"No writer's account was made. {_unmeasured(record, 'rpa')}".strip()),)
+        return (Text(f"No writer's account was made. {_unmeasured(record, 'rpa')}".strip()), *restored)
+    unknown = record.measurement.unmeasured.get("rpa", "") if record.measurement.rpa is None else ""
     accounts = tuple((name, *(tell(x) for x in losses)) for name, tell in _ACCOUNT)
     return (
+        *((Text(f"The recovery point was not measured: {unknown}."),) if unknown else ()),
+        *restored,
         Grid("Data-loss account, one column a writer", ("", *(x.series for x in losses)), accounts),
         Text(
             "Lost: acknowledged and gone. Recovered: of unknown outcome and there, which is allowed. "

@@ -9,6 +9,8 @@ from drkit.report import numbers
 
 _LONGEST = 1200  # characters; only an activity's raw output is ever as long
 
+_BOOT = ("boot_id", "wall_minus_monotonic_ns")  # for the verdict, which says it if the machine was restarted
+
 _Told = tuple[str, tuple[str, ...]]  # a sentence, and which keys of the detail it has used up
 
 
@@ -21,7 +23,7 @@ def sentence(mark: Mark) -> str:
 
 def _started(detail: Mapping[str, type_json]) -> _Told:
     number = detail.get("number")  # the hash of run.json binds the history to it, and is no news for a reader
-    return (f"run no. {numbers.words(number)}" if number is not None else ""), ("number", "run_json_sha256")
+    return (f"run no. {numbers.words(number)}" if number is not None else ""), ("number", "run_json_sha256", *_BOOT)
 
 
 def _activity(detail: Mapping[str, type_json]) -> _Told:
@@ -81,7 +83,12 @@ def _impact(detail: Mapping[str, type_json]) -> _Told:
 
 def _resumed(detail: Mapping[str, type_json]) -> _Told:
     told, used = _why(detail)
-    return "; ".join(part for part in ("went on with the run", told) if part), used
+    return "; ".join(part for part in ("went on with the run", told) if part), (*used, *_BOOT)
+
+
+def _point(detail: Mapping[str, type_json]) -> _Told:
+    at = numbers.to_the_second(str(detail.get("at", "")))
+    return (f"what was written until {at} is there" if at else ""), ("at",)
 
 
 def _why(detail: Mapping[str, type_json]) -> _Told:
@@ -101,6 +108,7 @@ _WORDS: Mapping[MarkKind, Callable[[Mapping[str, type_json]], _Told]] = {
     MarkKind.ANSWER: _answer,
     MarkKind.IMPACT: _impact,
     MarkKind.RESUMED: _resumed,
+    MarkKind.RECOVERY_POINT: _point,
 }
 
 

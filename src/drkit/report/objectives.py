@@ -109,7 +109,8 @@ def _lost_row(record: RunRecord, most: int | None) -> Row:
     achieved = _why(record, "rpa")
     if losses:
         lost, acknowledged = sum(len(x.lost) for x in losses), sum(x.acknowledged for x in losses)
-        achieved = f"{numbers.count(lost)} of {numbers.count(acknowledged)} acknowledged"
+        unknown = "" if record.measurement.rpa else f"; {achieved}"  # none could be lost: that is no achievement
+        achieved = f"{numbers.count(lost)} of {numbers.count(acknowledged)} acknowledged{unknown}"
     target = "no limit" if most is None else "none" if most == 0 else f"≤ {numbers.count(most)}"
     return Row("Lost writes", target, achieved, None if most is None else _verdict(record, "lost-writes"))
 
