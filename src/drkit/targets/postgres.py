@@ -6,8 +6,10 @@ nobody answers. Nothing of the environment (PGHOSTADDR, PGSERVICE, …) can lead
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import re
 import socket
 import threading
@@ -22,6 +24,7 @@ from drkit.targets import DatabaseTarget, Target
 if TYPE_CHECKING:
     from psycopg import Connection
 
+SECRET_S = 5.0  # for a region to give a secret, before the other one is asked
 TIMEOUT_S = 3.0  # for connecting (libpq: whole seconds, at least 2), and again for each answer
 _SECRETS: dict[str, str] = {}  # ARN → password, until the database refuses it
 
@@ -272,19 +275,42 @@ def password_of(target: Target, database: DatabaseTarget) -> str | None:
 
 
 def _secret_text(target: Target, arn: str) -> str:
-    """Return what a secret holds; of one in a region that does not answer, what its replica in the other one holds."""
+    """Return what a secret holds; of one in a region that does not answer in time, what its replica holds.
+
+    A dead region costs minutes (connections that time out, tried again), so the other one is asked after SECRET_S. It
+    is not asked first: a replica that a recovery has made a secret of its own hears of no rotation any more, and would
+    give an old password for good. Raises TargetError, the first region's, if none has an answer.
+    """
+    region = arn.split(":")[3] if arn.startswith("arn:") else target.region
+    other = target.recovery_region if region == target.region else target.region
+    if not other:
+        return _secret_in(target, region, arn)
+    answers: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_secret_in(target, region, arn))
+        except Exception as e:  # noqa: BLE001  (it is raised below, in the thread that asked)
+            answers.put(e)
+
+    threading.Thread(target=ask, name="secret", daemon=True).start()  # nobody waits for one that hangs
+    answer: str | Exception | None = None
+    with contextlib.suppress(queue.Empty):
+        answer = answers.get(timeout=SECRET_S)
+    if answer is None or isinstance(answer, TargetError):
+        try:
+            return _secret_in(target, other, arn.replace(f":{region}:", f":{other}:", 1))
+        except TargetError:
+            answer = answer or answers.get()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _secret_in(target: Target, region: str, arn: str) -> str:
     from drkit.targets.aws.account import Account
 
-    region = arn.split(":")[3] if arn.startswith("arn:") else target.region
-    try:
-        answer = Account(target, region).client("secretsmanager").get_secret_value(SecretId=arn)
-    except TargetError:
-        other = target.recovery_region if region == target.region else target.region
-        if not other:
-            raise
-        there = arn.replace(f":{region}:", f":{other}:", 1)
-        answer = Account(target, other).client("secretsmanager").get_secret_value(SecretId=there)
-    return str(answer["SecretString"])
+    return str(Account(target, region).client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
 
 
 def _database(target: Target) -> DatabaseTarget:

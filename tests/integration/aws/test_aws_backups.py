@@ -159,6 +159,37 @@ def test_a_snapshot_is_restored_once_and_deleted_again(aws, target, service, per
         backups.restore_snapshot("nope", "restored", {}, permit=permit, undo=journal)
 
 
+def test_an_encrypted_snapshot_is_not_copied_without_a_key_of_this_region(
+    aws, target, service, permit, journal
+) -> None:
+    there = aws.client("rds", RECOVERY_REGION)
+    there.create_db_instance(
+        DBInstanceIdentifier="vault", Engine="postgres", DBInstanceClass="db.m6g.large", AllocatedStorage=20,
+        MasterUsername="drkit", MasterUserPassword="not-a-secret", StorageEncrypted=True, KmsKeyId="arn:aws:kms:k",
+    )  # fmt: skip
+    there.create_db_snapshot(DBInstanceIdentifier="vault", DBSnapshotIdentifier="v1")
+    assert Backups(target, RECOVERY_REGION).kms_key_of("vault") == "arn:aws:kms:k"
+    assert Backups(target).kms_key_of("orders") == ""
+    snapshot = next(s for s in Backups(target, RECOVERY_REGION).snapshots("vault") if s.snapshot_id == "v1")
+    assert snapshot.encrypted
+    backups = Backups(target)
+    with pytest.raises(TargetError, match="it is encrypted, and no key of eu-central-1 was named") as refused:
+        backups.copy_snapshot(snapshot.arn, "v1-copy", RECOVERY_REGION, permit=permit, undo=journal)
+    assert refused.value.hint
+    assert not journal.records()
+    assert aws.changes() == []
+    aws.inject("DescribeDBSnapshots", "AccessDenied", times=2, status=403)  # RDS itself says so then
+    aws.inject("CopyDBSnapshot", "InvalidParameterValue", message="KmsKeyId is required for an encrypted snapshot")
+    service_says = Backups(target)
+    service_says._described_snapshot = lambda _: None
+    with pytest.raises(TargetError, match="no key of eu-central-1 was named"):
+        service_says.copy_snapshot(snapshot.arn, "v1-copy", RECOVERY_REGION, permit=permit, undo=journal)
+    with pytest.raises(TargetError, match="KmsKeyId is required"):
+        service_says.copy_snapshot(
+            snapshot.arn, "v1-copy", RECOVERY_REGION, kms_key_id="k", permit=permit, undo=journal
+        )
+
+
 def test_a_snapshot_is_copied_once_and_the_copy_deleted_again(aws, target, service, permit, journal) -> None:
     """moto copies within a region only."""
     aws.client("rds").create_db_snapshot(DBInstanceIdentifier="orders", DBSnapshotIdentifier="s1")

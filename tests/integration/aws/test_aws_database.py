@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from drkit import clock
 from drkit import undo as undo_journal
 from drkit.engine import session
 from drkit.errors import Refused, RunDirError, TargetError
@@ -60,6 +61,35 @@ def test_a_failover_is_asked_for_once_and_only_in_the_named_zone(aws, target, pe
     (result,) = undo_journal.replay(journal, target)
     assert result.ok
     assert aws.changes() == ["RebootDBInstance"]  # nothing to put back
+
+
+def test_a_failover_that_does_not_show_yet_is_not_asked_for_again(aws, target, permit, journal, tmp_path) -> None:
+    """moto does not move the writer: RDS says available, and the old zone. A second reboot would fail back."""
+    make_writer(aws)
+    database = Database(target)
+    assert database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    assert not database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    assert aws.changes() == ["RebootDBInstance"]
+    (record,) = journal.records()
+    journal.done(record)
+    long_ago = (clock.wall_utc() - timedelta(minutes=10)).isoformat()
+    for old in ({}, {"asked_at": long_ago}, {"asked_at": record.args["asked_at"], "zone": ZONES[1]}):
+        args = {"aws_region": REGION, "instance_id": "orders", "zone": ZONES[0], **old}
+        journal.will("leave_failed_over", **args)  # that of a call that was never sent, or of another failover
+    assert database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    another = UndoJournal(tmp_path / "another.jsonl", "run-2")
+    assert database.force_failover("orders", from_zone=ZONES[0], permit=permit, undo=another)
+    assert aws.changes() == ["RebootDBInstance"] * 3
+    assert all(u.ok for u in undo_journal.replay(journal, target))
+
+
+def test_a_failover_that_rds_refused_is_asked_for_again(aws, target, permit, journal) -> None:
+    make_writer(aws)
+    aws.inject("RebootDBInstance", "InvalidDBInstanceState", times=1)
+    with pytest.raises(TargetError, match="injected"):
+        Database(target).force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
+    assert journal.pending() == ()
+    assert Database(target).force_failover("orders", from_zone=ZONES[0], permit=permit, undo=journal)
 
 
 def test_a_failover_without_a_standby_is_an_error(aws, target, permit, journal) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from drkit import guard
+from drkit import clock, guard
 from drkit import undo as undo_journal
 from drkit.errors import Refused
 from drkit.targets.aws import Database, Fences, Replication, Subnets
@@ -129,13 +131,80 @@ def test_a_fence_refuses(aws, network, ids, target, permit, journal) -> None:
     with pytest.raises(Refused, match="no subnet was named"):
         fences.is_fenced([])
     assert aws.calls == []
-    other = guard.Permit("run-0", _token=guard._TOKEN)
-    fences.fence(ids[1:], instance_id="orders", rival=RIVAL, permit=other, undo=journal)
+    left_cut(aws, network, ids[1])
     done = len(aws.changes())
     with pytest.raises(Refused, match="run run-0 cut it") as refused:
         fences.fence(ids, instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
     assert refused.value.hint == "drkit undo run-0"
     assert len(aws.changes()) == done
+
+
+def left_cut(aws, network, subnet_id: str) -> None:
+    """Cut a subnet as run-0 would, but without a note of the ACL that it had."""
+    ec2 = aws.client("ec2")
+    acl_id = ec2.create_network_acl(VpcId=network.vpc_id)["NetworkAcl"]["NetworkAclId"]
+    ec2.create_tags(Resources=[acl_id], Tags=[{"Key": "drkit:run", "Value": "run-0"}])
+    (acl,) = ec2.describe_network_acls(Filters=[{"Name": "association.subnet-id", "Values": [subnet_id]}])[
+        "NetworkAcls"
+    ]
+    (now,) = [a["NetworkAclAssociationId"] for a in acl["Associations"] if a["SubnetId"] == subnet_id]
+    ec2.replace_network_acl_association(AssociationId=now, NetworkAclId=acl_id)
+
+
+def test_the_half_fence_of_a_run_that_is_lost_is_finished_by_another(
+    aws, network, ids, target, pair, permit, journal, tmp_path, lifts
+) -> None:
+    before = acls(aws, network)
+    fences = Fences(target)
+    lost, its = guard.Permit("run-0", _token=guard._TOKEN), UndoJournal(tmp_path / "lost.jsonl", "run-0")
+    fences.fence(ids[:1], instance_id="orders", rival=RIVAL, permit=lost, undo=its)
+    theirs = fences.association(ids[0])
+    assert fences.fence(ids, instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
+    assert fences.is_fenced(ids)
+    assert fences.association(ids[0]) == theirs
+    assert [r.args.get("subnet_id") for r in journal.records()] == [None, ids[1]]
+    assert [u.ok for u in undo_journal.replay(journal, target)] == [True] * 2
+    assert [fences.is_fenced([s]) for s in ids] == [True, False]
+    assert [u.ok for u in undo_journal.replay(its, target)] == [True] * 2
+    assert acls(aws, network) == before
+
+
+def test_an_undo_leaves_the_fence_that_came_up_while_it_was_at_work(
+    aws, network, ids, target, pair, permit, journal, tmp_path, monkeypatch
+) -> None:
+    """Between the look and the swap: EC2 knows the association no more, and what there is now is a fence."""
+    other, its = guard.Permit("run-0", _token=guard._TOKEN), UndoJournal(tmp_path / "other.jsonl", "run-0")
+    Subnets(target).isolate(ids[0], permit=other, undo=its)
+    cut = Subnets(target).association(ids[0])
+    Fences(target).fence(ids[:1], instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
+    seen, stale = Subnets.association, [cut, cut]  # the verb's look, and the one before the first swap
+    monkeypatch.setattr(Subnets, "association", lambda *a: stale.pop() if stale else seen(*a))
+    aws.inject("ReplaceNetworkAclAssociation", "InvalidAssociationID.NotFound", times=1)  # moto's answer is a crash
+    (undone,) = undo_journal.replay(its, target, only=lambda r: r.verb == "restore_acl")
+    assert undone.ok
+    assert "stays fenced: run run-1" in undone.sentence
+    assert not stale
+    assert Fences(target).is_fenced(ids[:1])
+
+
+def test_it_stays_while_a_promotion_of_late_may_show_yet(aws, ids, target, pair, permit, journal, lifts) -> None:
+    """Whoever asked for it: RDS still calls the rival an available replica."""
+    Fences(target).fence(ids, instance_id="orders", rival=RIVAL, permit=permit, undo=journal)
+    arn = Database(target, RECOVERY_REGION).instance("orders-replica").arn
+
+    def asked(before: timedelta) -> None:
+        moment = (clock.wall_utc() - before).isoformat(timespec="seconds")
+        aws.client("rds", RECOVERY_REGION).add_tags_to_resource(
+            ResourceName=arn, Tags=[{"Key": "drkit:promoted", "Value": moment}]
+        )
+
+    asked(timedelta(seconds=5))
+    results = lifts(journal, target)
+    assert [u.ok for u in results] == [False, False]
+    assert "was asked for at" in results[0].sentence
+    assert Fences(target).is_fenced(ids)
+    asked(timedelta(minutes=31))
+    assert [u.ok for u in lifts(journal, target)] == [True, True]
 
 
 def test_what_an_experiment_has_cut_is_fenced_and_stays_so(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
+from drkit import clock
 from drkit import undo as undo_journal
 from drkit.errors import Aborted, Refused, TargetError
-from drkit.targets.aws import Database, Replication
+from drkit.targets.aws import Account, Database, Replication
 from drkit.targets.aws import rds as instances
 
 from .conftest import CONSENT, RECOVERY_REGION, REGION
@@ -48,20 +51,22 @@ def test_a_promotion_for_good_is_asked_for_once_and_cannot_be_undone(aws, target
     (effect,) = replicas.plan_promote("orders-replica")
     assert effect.undo.startswith("none")
     assert replicas.promote("orders-replica", backup_retention_days=7, permit=permit, undo=journal)
-    assert aws.changes() == ["PromoteReadReplica"]
+    assert aws.changes() == ["AddTagsToResource", "PromoteReadReplica"]
     promoted = next(c for c in aws.calls if c.operation == "PromoteReadReplica")
     assert promoted.parameters["BackupRetentionPeriod"] == "7"
     assert not replicas.promote("orders-replica", permit=permit, undo=journal)
     assert replicas.plan_promote("orders-replica") == ()
     (record,) = journal.records()
+    asked_at = Database(target, RECOVERY_REGION).instance("orders-replica").tags["drkit:promoted"]
     assert (record.verb, record.args) == (
-        "stay_promoted", {"aws_region": RECOVERY_REGION, "replica_id": "orders-replica"},
+        "stay_promoted", {"aws_region": RECOVERY_REGION, "replica_id": "orders-replica", "asked_at": asked_at},
     )  # fmt: skip
+    assert abs(clock.wall_utc() - datetime.fromisoformat(asked_at)) < timedelta(minutes=5)
 
     (undone,) = undo_journal.replay(journal, target)
     assert not undone.ok
     assert "is a writer of its own now; going back is: drkit playbook run failback" in undone.sentence
-    assert aws.changes() == ["PromoteReadReplica"]
+    assert aws.changes() == ["AddTagsToResource", "PromoteReadReplica"]
     journal.keep(record)
     assert undo_journal.replay(journal, target) == ()
     assert aws.regions() == {RECOVERY_REGION}
@@ -72,6 +77,69 @@ def test_undo_of_a_promotion_that_never_happened_is_fine(aws, target, pair, jour
     (undone,) = undo_journal.replay(journal, target)
     assert undone.ok
     assert "is a replica of" in undone.sentence
+
+
+def ago(**time: float) -> str:
+    return (clock.wall_utc() - timedelta(**time)).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(("minutes", "over"), [(0, False), (31, True), (None, True)])
+def test_undo_does_not_believe_that_a_promotion_of_late_never_happened(
+    aws, target, pair, journal, minutes, over
+) -> None:
+    """RDS still calls it an available replica for a while after it has accepted."""
+    kwargs = {} if minutes is None else {"asked_at": ago(minutes=minutes)}  # records of before have none
+    journal.will("stay_promoted", aws_region=RECOVERY_REGION, replica_id="orders-replica", **kwargs)
+    (undone,) = undo_journal.replay(journal, target)
+    assert undone.ok is over
+    assert ("as before" if over else "its promotion was asked for") in undone.sentence
+    aws.client("rds", RECOVERY_REGION).delete_db_instance(DBInstanceIdentifier="orders-replica", SkipFinalSnapshot=True)
+    (undone,) = undo_journal.replay(journal, target, again=True)
+    assert (undone.ok, undone.sentence) == (True, "there is no orders-replica any more")
+
+
+def test_a_promotion_shows_within_half_an_hour_on_aws(aws, target) -> None:
+    real = replace(target, kind="aws")
+    assert instances.promotion_visible_by(real, ago(minutes=29)) is not None
+    assert instances.promotion_visible_by(real, ago(minutes=31), "", "no moment") is None
+    assert instances.promotion_visible_by(real, ago(minutes=31), ago(minutes=1)) is not None  # asked for again
+
+
+@pytest.mark.parametrize(("has", "at_least", "sent"), [(14, 7, "14"), (0, 7, "7"), (14, 0, "14"), (0, 0, None)])
+def test_backups_are_kept_as_long_as_the_replica_did_at_least(
+    aws, target, pair, permit, journal, monkeypatch, has, at_least, sent
+) -> None:
+    """Left out, RDS would keep those of the new writer for a day."""
+    seen = instances.described
+    monkeypatch.setattr(instances, "described", lambda *a: {**seen(*a), "BackupRetentionPeriod": has})
+    replicas = Replication(target, RECOVERY_REGION)
+    assert replicas.promote("orders-replica", backup_retention_days=at_least, permit=permit, undo=journal)
+    promoted = next(c for c in aws.calls if c.operation == "PromoteReadReplica")
+    assert promoted.parameters.get("BackupRetentionPeriod") == sent
+
+
+@pytest.mark.parametrize(
+    ("storage", "wanted"),
+    [
+        ({"StorageType": "io1", "Iops": 5000, "StorageThroughput": 0}, {"Iops": 5000}),
+        ({"StorageType": "io2", "Iops": 5000}, {"Iops": 5000}),
+        ({"StorageType": "gp3", "Iops": 12000, "StorageThroughput": 500}, {"Iops": 12000, "StorageThroughput": 500}),
+        ({"StorageType": "gp3", "Iops": 3000, "StorageThroughput": 125}, {}),  # RDS refuses to be told its baseline
+        ({"StorageType": "gp2", "Iops": 300, "StorageThroughput": 0}, {}),
+        ({"StorageType": "gp2"}, {}),
+    ],
+)
+def test_the_storage_is_as_fast_as_it_was(aws, target, pair, monkeypatch, storage, wanted) -> None:
+    found = {**instances.described(Account(target), REGION, "orders"), **storage}
+    for settings in (instances.replica_settings(found, pair), instances.restore_settings(found)):
+        assert {k: v for k, v in settings.items() if k in {"Iops", "StorageThroughput"}} == wanted
+        assert settings["StorageType"] == storage["StorageType"]
+
+
+def test_what_drkit_noted_on_an_instance_is_not_given_to_the_next_one(aws, target, pair) -> None:
+    notes = [{"Key": k, "Value": "x"} for k in ("drkit:run", "drkit:promoted")]
+    aws.client("rds").add_tags_to_resource(ResourceName=pair, Tags=notes)
+    assert Replication(target).replica_settings("orders", pair)["Tags"] == [CONSENT]
 
 
 def test_a_promotion_under_way_is_not_asked_for_again(aws, target, pair, permit, journal, monkeypatch) -> None:

@@ -20,7 +20,7 @@ from drkit.model import ProbeKind, Role
 from drkit.probes import sql
 from drkit.targets import DatabaseTarget, Target, postgres
 
-from .conftest import make_target
+from .conftest import RECOVERY_REGION, REGION, Call, make_target
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("fresh_sessions")]
 PASSWORD = "it's a \\ s3cret"
@@ -122,6 +122,66 @@ def test_a_secret_that_may_not_be_read_is_refused_before_anything_starts(aws, gu
     )
     with pytest.raises(TargetError, match="may not secretsmanager:GetSecretValue"):
         spec_of(WRITER, guarded, "", {})
+
+
+@pytest.fixture
+def replicated(aws) -> Iterator[Target]:
+    """A target whose secret has a replica in the recovery region; there it holds another text, to tell them apart."""
+    made = aws.client("secretsmanager").create_secret(Name="db", SecretString=json.dumps({"password": PASSWORD}))
+    replica = made["ARN"].replace(REGION, RECOVERY_REGION)
+
+    def answer(call: Call) -> tuple[int, str, str] | None:
+        if call.region != RECOVERY_REGION:
+            return None
+        assert json.loads(call.body)["SecretId"] == replica
+        return 200, "application/json", json.dumps({"SecretString": json.dumps({"password": "the replica's"})})
+
+    aws.answers["GetSecretValue"] = answer
+    postgres._SECRETS.clear()
+    yield make_target(
+        aws,
+        database=DatabaseTarget(
+            instance_id="orders", host="h", port=1, dbname="d", user="u", password_secret_arn=made["ARN"]
+        ),
+    )
+    postgres._SECRETS.clear()
+
+
+def password(target: Target) -> str | None:
+    assert target.database
+    postgres._SECRETS.clear()
+    return postgres.password_of(target, target.database)
+
+
+def test_the_secret_of_a_region_that_hangs_is_read_from_the_other_one_within_seconds(
+    aws, replicated, monkeypatch
+) -> None:
+    assert password(replicated) == PASSWORD
+    assert aws.regions() == {REGION}  # the replica may be a secret of its own by now, which no rotation reaches
+    monkeypatch.setattr(postgres, "SECRET_S", 0.3)
+    seen, hangs = postgres._secret_in, threading.Event()
+
+    def dead(target: Target, region: str, arn: str) -> str:
+        if region == REGION:
+            hangs.wait(30)
+        return seen(target, region, arn)
+
+    monkeypatch.setattr(postgres, "_secret_in", dead)
+    began_ns = clock.now_ns()
+    assert password(replicated) == "the replica's"
+    assert clock.now_ns() - began_ns < 20 * clock.NS_PER_S
+    hangs.set()
+
+
+def test_a_slow_region_is_waited_for_when_there_is_no_replica(aws, replicated, monkeypatch) -> None:
+    aws.answers["GetSecretValue"] = lambda call: (
+        (400, "application/json", '{"__type":"ResourceNotFoundException"}') if call.region == RECOVERY_REGION else None
+    )
+    monkeypatch.setattr(postgres, "SECRET_S", 0.0)
+    assert password(replicated) == PASSWORD
+    aws.inject("GetSecretValue", "AccessDeniedException", message="not authorized: secretsmanager:GetSecretValue")
+    with pytest.raises(TargetError, match="may not secretsmanager:GetSecretValue"):
+        password(replicated)
 
 
 def test_the_environment_comes_before_the_secret(aws, guarded, monkeypatch) -> None:

@@ -99,6 +99,13 @@ class Backups(Snapshots):
         """Return the settings of a restore that is to be like an instance of this region. They survive JSON."""
         return instances.restore_settings(instances.described(self._account, self._region, instance_id))
 
+    def kms_key_of(self, instance_id: str) -> str:
+        """Return the ARN of the key that encrypts an instance of this region; "" if it is not encrypted.
+
+        A restore takes its backup's key; a snapshot's copy needs one of the region that it comes to.
+        """
+        return instances.described(self._account, self._region, instance_id).get("KmsKeyId", "")
+
     def plan_restore(self, new_id: str, *, source: str, at: datetime | None = None) -> tuple[Effect, ...]:
         """Return what a restore would do; nothing if there is an instance of that name.
 

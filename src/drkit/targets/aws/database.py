@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from drkit import clock
@@ -23,6 +23,7 @@ from drkit.targets.aws.rds import (
     delete_and_wait,
     described,
     instance_of,
+    moment_of,
 )
 from drkit.undo import UndoJournal
 
@@ -37,6 +38,9 @@ IAM_PROMOTE = (
 )  # fmt: skip
 IAM_MULTI_AZ = ("rds:DescribeDBInstances", "rds:ModifyDBInstance")
 MOVING = {"rebooting", "failing-over"}
+# Until RDS surely names the new zone of a writer that was failed over: it takes 1–2 minutes, and RDS may name the old
+# zone, and call it available, for some more.
+FAILOVER_SHOWS_S = 300.0
 
 
 class Database:
@@ -110,8 +114,12 @@ class Database:
     def force_failover(self, instance_id: str, *, from_zone: str, permit: Permit, undo: UndoJournal) -> bool:
         """Make the standby the writer, unless the writer has left `from_zone` already; return whether it was asked for.
 
-        It is done when `instance(...).zone` is another one and clients can write. Raises Refused without consent,
-        TargetError if there is no standby or RDS is busy with the instance.
+        It is done when `instance(...).zone` is another one and clients can write. RDS may call a writer that was failed
+        over available in its old zone for some time; a second reboot then would fail it back. So what this run has
+        asked for is not asked for again until it must have shown (FAILOVER_SHOWS_S, less in a lab), or RDS refused it:
+        callers wait for the zone. It is after that, as the call of a process that was killed may never have been sent.
+        Other runs' failovers count for nothing: they were waited for.
+        Raises Refused without consent, TargetError if there is no standby or RDS is busy with the instance.
         """
         named(from_zone, "zone")
         named(instance_id, "database")
@@ -126,16 +134,35 @@ class Database:
                 "turn Multi-AZ on, or accept that the loss of its zone is the loss of the database",
                 "InvalidParameterCombination",
             )
-        undo.will(
-            "leave_failed_over", region=self._region, aws_region=self._region, instance_id=instance_id, zone=from_zone
+        if self._may_show_yet(instance_id, from_zone, undo):
+            return False
+        record = undo.will(
+            "leave_failed_over",
+            region=self._region,
+            aws_region=self._region,
+            instance_id=instance_id,
+            zone=from_zone,
+            asked_at=clock.wall_utc().isoformat(timespec="seconds"),
         )
+        permit.check()
         try:
             self._rds.reboot_db_instance(DBInstanceIdentifier=instance_id, ForceFailover=True)
         except TargetError as e:
             # A retry of a call whose answer was lost finds the instance rebooting: that is what was asked for.
-            if e.code not in NOT_NOW or self.instance(instance_id).status not in MOVING:
-                raise
+            if e.code in NOT_NOW and self.instance(instance_id).status in MOVING:
+                return True
+            if e.code in NOT_NOW:  # RDS has not done it, so it may be asked for again at any time
+                undo.done(record)
+            raise
         return True
+
+    def _may_show_yet(self, instance_id: str, from_zone: str, undo: UndoJournal) -> bool:
+        """Return whether this run has asked for this failover so lately that RDS may not show it yet."""
+        same = {"aws_region": self._region, "instance_id": instance_id, "zone": from_zone}
+        asked = (r.args for r in undo.pending() if r.verb == "leave_failed_over")
+        moments = (moment_of(str(a.get("asked_at", ""))) for a in asked if same.items() <= a.items())
+        shows = timedelta(seconds=FAILOVER_SHOWS_S * self._account.target.pace)
+        return any(m is not None and clock.wall_utc() < m + shows for m in moments)
 
     # --- stop and start ---
 
@@ -282,12 +309,16 @@ def _is_or_will_be_multi_az(found: Any) -> bool:
 
 
 @undo_journal.verb("leave_failed_over")
-def leave_failed_over(target: Target, *, aws_region: str, instance_id: str, zone: str) -> str:
-    """Say where the writer is: a failover needs no way back, both zones are as good."""
+def leave_failed_over(target: Target, *, aws_region: str, instance_id: str, zone: str, asked_at: str = "") -> str:
+    """Say where the writer is: a failover needs no way back, both zones are as good.
+
+    asked_at: ISO 8601, UTC; missing in records of older versions.
+    """
     now = Database(target, aws_region).instance(instance_id)
     if now.zone == zone:
         return f"{instance_id} has its writer in {zone}, as before"
-    return f"{instance_id} has its writer in {now.zone} instead of {zone}; that is fine as it is"
+    since = f", since a failover that was asked for at {asked_at}" if asked_at else ""
+    return f"{instance_id} has its writer in {now.zone} instead of {zone}{since}; that is fine as it is"
 
 
 @undo_journal.verb("start_database")

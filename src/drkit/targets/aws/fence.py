@@ -15,7 +15,7 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.network import FENCE_TAG, IAM_ISOLATE, Subnets, delete_acl
-from drkit.targets.aws.rds import MAYBE_PROMOTING, instance_or_none
+from drkit.targets.aws.rds import MAYBE_PROMOTING, PROMOTED_TAG, instance_or_none, promotion_visible_by
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class Fences(Subnets):
         instance_id: the writer behind the fence. rival: {"region": …, "instance_id": …} of the one that takes its
         place; while that one is a writer, undo refuses to lift the fence. Which ACL each subnet had is also in the tags
         of the fencing ACL, for `lift` in a later run.
-        Raises Refused if any subnet does not consent, or was left cut by another run: then none is cut.
+        A subnet that has a fence, of whatever run, keeps it: that run may be lost, and its fence is as good.
+        Raises Refused if any subnet does not consent, or was left cut by a run that did not note its ACL: then none is
+        cut.
         """
         named(instance_id, "database behind the fence")
         opponent = {k: named(str(rival.get(k, "")), f"{k} of the rival") for k in ("region", "instance_id")}
@@ -82,7 +84,7 @@ class Fences(Subnets):
         before = {s["SubnetId"]: self.association(s["SubnetId"]) for s in subnets}
         for subnet_id, now in before.items():
             # What an experiment has cut is fenced as well, and gets back what it had before the experiment.
-            if now.acl_run not in ("", permit.run_id) and (now.fenced or not now.had):
+            if now.acl_run and not now.had:
                 raise Refused(
                     f"not fencing {subnet_id}: run {now.acl_run} cut it and never put it back",
                     f"drkit undo {now.acl_run}",
@@ -176,7 +178,8 @@ class Fences(Subnets):
 def _must_not_make_two_writers(target: Target, region: str, instance_id: str, rival: Mapping[str, str]) -> None:
     """Raise Refused if the rival is or becomes a writer while there may be one behind the fence.
 
-    Raises Refused too if the rival cannot be asked about.
+    RDS may call it an available replica for a while after its promotion was accepted, so a promotion that was asked for
+    lately counts as one, whoever asked. Raises Refused too if the rival cannot be asked about.
     """
     there, name = rival["region"], rival["instance_id"]
     try:
@@ -187,11 +190,20 @@ def _must_not_make_two_writers(target: Target, region: str, instance_id: str, ri
             f"{e.message}",
             "two writers would be possible; try again when it can be asked",
         ) from e
-    if other is None or (other.is_replica and other.status not in MAYBE_PROMOTING):
+    if other is None:
+        return
+    visible_by = promotion_visible_by(target, other.tags.get(PROMOTED_TAG, ""))
+    if other.is_replica and other.status not in MAYBE_PROMOTING and visible_by is None:
         return
     behind = instance_or_none(Account(target, region), region, instance_id)
     if behind is None or behind.is_replica:
         return
+    if other.is_replica and visible_by is not None:
+        raise Refused(
+            f"not lifting the fence around {instance_id}: the promotion of {name} in {there} was asked for at "
+            f"{other.tags[PROMOTED_TAG]}, so two writers would be possible",
+            f"RDS may show it later; if it never began, try again after {visible_by:%H:%M:%S} UTC",
+        )
     raise Refused(
         f"not lifting the fence around {instance_id}: {name} in {there} is a writer, so two writers would be possible",
         "going back is: drkit playbook run failback",

@@ -165,18 +165,25 @@ class Subnets:
         )["NetworkAcl"]
         return acl["NetworkAclId"]
 
-    def _associate(self, subnet_id: str, acl_id: str) -> None:
-        """Give a subnet an ACL; asked again when the association changed meanwhile (or our own answer was lost)."""
+    def _associate(self, subnet_id: str, acl_id: str, *, unless_fenced: bool = False) -> Association | None:
+        """Give a subnet an ACL; asked again when the association changed meanwhile (or our own answer was lost).
+
+        unless_fenced: leave a fence as it is, and return it. EC2 replaces one association only, by its id, so a fence
+        that comes up in between is seen in the second try.
+        """
         for last_try in (False, True):
             now = self.association(subnet_id)
             if now.acl_id == acl_id:
-                return
+                return None
+            if unless_fenced and now.fenced:
+                return now
             try:
                 self._ec2.replace_network_acl_association(AssociationId=now.association_id, NetworkAclId=acl_id)
-                return
+                return None
             except TargetError as e:
                 if last_try or e.code != "InvalidAssociationID.NotFound":
                     raise
+        return None
 
     def _acls(self, filter_name: str, value: str, vpc_id: str = "") -> list[NetworkAclTypeDef]:
         filters = [{"Name": filter_name, "Values": [value]}]
@@ -213,15 +220,14 @@ def vpc_of(target: Target, region: str) -> str:
 
 @undo_journal.verb("restore_acl")
 def restore_acl(target: Target, *, aws_region: str, subnet_id: str, acl_id: str) -> str:
-    """Give a subnet the network ACL it had."""
+    """Give a subnet the network ACL it had, unless it is behind a fence by now."""
     subnets = Subnets(target, aws_region)
     Account(target, aws_region).assert_account()
-    now = subnets.association(subnet_id)
-    if now.acl_id == acl_id:
+    if subnets.association(subnet_id).acl_id == acl_id:
         return f"{subnet_id} has its network ACL {acl_id}"
-    if now.fenced:
-        return f"{subnet_id} stays fenced: run {now.acl_run} has another writer in its place"
-    subnets._associate(subnet_id, acl_id)
+    fence = subnets._associate(subnet_id, acl_id, unless_fenced=True)
+    if fence is not None:
+        return f"{subnet_id} stays fenced: run {fence.acl_run} has another writer in its place"
     return f"gave {subnet_id} its network ACL {acl_id} back"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from drkit import clock
@@ -20,6 +20,10 @@ NOT_NOW = {"InvalidDBInstanceState", "InvalidDBInstanceStateFault"}
 # RDS's words while a promotion is under way; it names the source of the replica until the end.
 PROMOTING = {"modifying", "rebooting"}
 MAYBE_PROMOTING = {*PROMOTING, "backing-up"}  # or a mere backup: for those who must be on the safe side
+GP3_BASELINE_IOPS = 3000  # of a volume under 400 GiB; a larger one has 12 000 at least
+PROMOTED_TAG = "drkit:promoted"  # on a replica, since before its promotion was asked for: when, in UTC
+PROMOTION_SHOWS_S = 1800.0  # until a promotion that was accepted is surely visible; RDS begins it within minutes
+OWN_TAGS = (RUN_TAG, PROMOTED_TAG)
 DELETED_TIMEOUT_S = 3600.0  # RDS takes 3–15 minutes to delete an instance
 ACCEPTED_TIMEOUT_S = 1800.0  # until an instance is in a state in which RDS takes orders about it again
 
@@ -118,6 +122,26 @@ def instance_of(account: Account, d: DBInstanceTypeDef) -> DbInstance:
     )
 
 
+def promotion_visible_by(target: Target, *asked_at: str) -> datetime | None:
+    """Return by when a promotion is visible that was asked for at the latest of these moments; None if it is over.
+
+    asked_at: ISO 8601, UTC; "" for none, as is what is no moment. Wall time, as it may have been another machine that
+    asked: some seconds do not matter here. In a lab a promotion is visible sooner.
+    """
+    moments = [m for m in map(moment_of, asked_at) if m is not None]
+    by = max(moments, default=datetime.min.replace(tzinfo=UTC)) + timedelta(seconds=PROMOTION_SHOWS_S * target.pace)
+    return by if by > clock.wall_utc() else None
+
+
+def moment_of(text: str) -> datetime | None:
+    """Return a moment that was written down as ISO 8601 (UTC if it does not say), None for a text that is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def again_settings(d: DBInstanceTypeDef, target: Target) -> dict[str, Any]:
     """Return the arguments of CreateDBInstanceReadReplica that make this replica again."""
     source = d["ReadReplicaSourceDBInstanceIdentifier"]
@@ -143,6 +167,7 @@ def replica_settings(d: DBInstanceTypeDef, source: str) -> dict[str, Any]:
         "VpcSecurityGroupIds": [g["VpcSecurityGroupId"] for g in d.get("VpcSecurityGroups", [])],
         "DBParameterGroupName": next((g["DBParameterGroupName"] for g in d.get("DBParameterGroups", [])), None),
         "StorageType": d.get("StorageType"),
+        **_throughput(d),
         "KmsKeyId": d.get("KmsKeyId"),
         "PubliclyAccessible": d.get("PubliclyAccessible"),
         "AutoMinorVersionUpgrade": d.get("AutoMinorVersionUpgrade"),
@@ -153,8 +178,8 @@ def replica_settings(d: DBInstanceTypeDef, source: str) -> dict[str, Any]:
         "MaxAllocatedStorage": d.get("MaxAllocatedStorage"),
         "MonitoringInterval": d.get("MonitoringInterval"),
         "MonitoringRoleArn": d.get("MonitoringRoleArn"),
-        # AWS's own tags (aws:…) cannot be given.
-        "Tags": [t for t in d.get("TagList", []) if not t.get("Key", "").startswith(("aws:", RUN_TAG))],
+        # AWS's own tags (aws:…) cannot be given, and what drkit noted on the old one is not true of the new one.
+        "Tags": [t for t in d.get("TagList", []) if not t.get("Key", "").startswith(("aws:", *OWN_TAGS))],
     }
     if source.startswith("arn:"):
         # Only subnet groups and ARNs work across regions; botocore signs the copy of an encrypted source with this.
@@ -162,12 +187,27 @@ def replica_settings(d: DBInstanceTypeDef, source: str) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if v not in (None, "", [])}
 
 
+def _throughput(d: DBInstanceTypeDef) -> dict[str, int]:
+    """Return what the storage is provisioned for, as RDS wants to hear it; nothing where it wants to hear nothing.
+
+    io1 and io2 need Iops and take no throughput. RDS describes gp3's baseline as well, but refuses to be given it for a
+    volume under 400 GiB (engine postgres), which has no more than that baseline.
+    """
+    kind, iops, throughput = d.get("StorageType", ""), d.get("Iops") or 0, d.get("StorageThroughput") or 0
+    wanted = {"Iops": iops} if kind in {"io1", "io2", "gp3"} else {}
+    if kind == "gp3":
+        if iops <= GP3_BASELINE_IOPS:
+            return {}
+        wanted["StorageThroughput"] = throughput
+    return {k: v for k, v in wanted.items() if v}
+
+
 def restore_settings(d: DBInstanceTypeDef) -> dict[str, Any]:
     """Return the arguments of a restore that make an instance like this one, in its own region. They survive JSON."""
     kept = (
-        "DBInstanceClass", "DBSubnetGroupName", "DBParameterGroupName", "VpcSecurityGroupIds", "StorageType", "MultiAZ",
-        "PubliclyAccessible", "AutoMinorVersionUpgrade", "CopyTagsToSnapshot", "EnableIAMDatabaseAuthentication",
-        "Tags",
+        "DBInstanceClass", "DBSubnetGroupName", "DBParameterGroupName", "VpcSecurityGroupIds", "StorageType", "Iops",
+        "StorageThroughput", "MultiAZ", "PubliclyAccessible", "AutoMinorVersionUpgrade", "CopyTagsToSnapshot",
+        "EnableIAMDatabaseAuthentication", "Tags",
     )  # fmt: skip
     return {k: v for k, v in replica_settings(d, d["DBInstanceIdentifier"]).items() if k in kept}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from drkit import clock
 from drkit import undo as undo_journal
 from drkit.errors import Refused, TargetError
 from drkit.guard import Permit
@@ -15,10 +16,18 @@ from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws import rds as instances
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
-from drkit.targets.aws.rds import MAYBE_PROMOTING, NOT_FOUND, NOT_NOW, PROMOTING, DbInstance
+from drkit.targets.aws.rds import (
+    MAYBE_PROMOTING,
+    NOT_FOUND,
+    NOT_NOW,
+    PROMOTED_TAG,
+    PROMOTING,
+    DbInstance,
+    promotion_visible_by,
+)
 from drkit.undo import UndoJournal
 
-IAM_PROMOTE_FOR_GOOD = ("rds:DescribeDBInstances", "rds:PromoteReadReplica")
+IAM_PROMOTE_FOR_GOOD = ("rds:AddTagsToResource", "rds:DescribeDBInstances", "rds:PromoteReadReplica")
 IAM_RETIRE = ("rds:AddTagsToResource", "rds:CreateDBSnapshot", "rds:DeleteDBInstance", "rds:DescribeDBInstances")
 IAM_DROP = ("rds:DeleteDBInstance", "rds:DescribeDBInstances")
 IAM_REPLICATE = (
@@ -59,7 +68,9 @@ class Replication:
         """Make a replica a writer for good; return whether it was asked for (False: it is one, or is becoming one).
 
         It is done when `instance(...).is_replica` is False and clients can write. backup_retention_days: of the new
-        writer's automated backups, without which RDS lets nothing replicate from it; 0 leaves it as it is.
+        writer's automated backups at least, without which RDS lets nothing replicate from it; if the replica keeps them
+        for longer, that stays. The replica is tagged with the moment first: RDS may show an accepted promotion much
+        later, and until then nobody may lift the fence around the old writer.
         Raises Refused without consent, TargetError if RDS is busy with the replica.
         """
         named(replica_id, "replica")
@@ -72,10 +83,20 @@ class Replication:
         )
         if not now.is_replica or (asked and now.status in PROMOTING):
             return False
+        asked_at = clock.wall_utc().isoformat(timespec="seconds")
         if not asked:
-            undo.will("stay_promoted", region=self._region, aws_region=self._region, replica_id=replica_id)
+            undo.will(
+                "stay_promoted",
+                region=self._region,
+                aws_region=self._region,
+                replica_id=replica_id,
+                asked_at=asked_at,
+            )
         permit.check()
-        retention: dict[str, Any] = {"BackupRetentionPeriod": backup_retention_days} if backup_retention_days else {}
+        self._rds.add_tags_to_resource(ResourceName=now.arn, Tags=[{"Key": PROMOTED_TAG, "Value": asked_at}])
+        permit.check()
+        days = max(now.backup_retention_days, backup_retention_days)  # RDS's own default would be 1
+        retention: dict[str, Any] = {"BackupRetentionPeriod": days} if days else {}
         try:
             self._rds.promote_read_replica(DBInstanceIdentifier=replica_id, **retention)
         except TargetError as e:
@@ -314,12 +335,25 @@ def _follows(now: DbInstance, source: str) -> bool:
 
 
 @undo_journal.verb("stay_promoted")
-def stay_promoted(target: Target, *, aws_region: str, replica_id: str) -> str:
-    """Refuse to make a replica of a writer again: that would delete what clients wrote to it."""
+def stay_promoted(target: Target, *, aws_region: str, replica_id: str, asked_at: str = "") -> str:
+    """Refuse to make a replica of a writer again: that would delete what clients wrote to it.
+
+    asked_at: when the promotion was asked for (ISO 8601, UTC), or else the replica's tag: while RDS may still show it,
+    nothing is said about how it ended.
+    """
     account = Account(target, aws_region)
-    now = instances.instance_of(account, instances.described(account, aws_region, replica_id))
+    now = instances.instance_or_none(account, aws_region, replica_id)
+    if now is None:
+        return f"there is no {replica_id} any more"
     if now.is_replica and now.status not in MAYBE_PROMOTING:
-        return f"{replica_id} is a replica of {now.source}, as before"
+        visible_by = promotion_visible_by(target, asked_at, now.tags.get(PROMOTED_TAG, ""))
+        if visible_by is None:
+            return f"{replica_id} is a replica of {now.source}, as before"
+        raise Refused(
+            f"{replica_id} is a replica of {now.source} as yet, but its promotion was asked for: it may be becoming a "
+            "writer of its own",
+            f"RDS may show it later; if it never began, undo again after {visible_by:%H:%M:%S} UTC",
+        )
     raise Refused(
         f"{replica_id} {'is becoming' if now.is_replica else 'is'} a writer of its own now; going back is: "
         "drkit playbook run failback",

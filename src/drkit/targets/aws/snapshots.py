@@ -83,7 +83,8 @@ class Snapshots:
         """Copy a snapshot of another region into this one; return whether it was asked for (False: this run did).
 
         kms_key_id: a key of this region, which RDS wants for an encrypted snapshot. It is done when
-        `snapshot(new_id).status` is "available". Raises Refused if another snapshot has the name.
+        `snapshot(new_id).status` is "available". Raises Refused if another snapshot has the name, TargetError (code
+        KMSKeyNotAccessibleFault) if it is encrypted and no key is given.
         """
         named(arn, "snapshot")
         named(from_region, "region of the snapshot")
@@ -97,6 +98,8 @@ class Snapshots:
                     "name another one",
                 )
             return False
+        if not kms_key_id and from_region != self._region and self._is_encrypted(arn, from_region):
+            raise _needs_key(arn, self._region)
         undo.will(
             "delete_copied_snapshot",
             region=self._region,
@@ -118,9 +121,20 @@ class Snapshots:
             # A retry of a call whose answer was lost finds what it made.
             made = self._described_snapshot(new_id)
             ours = made is not None and tags_of(made.get("TagList")).get(RUN_TAG) == permit.run_id
+            if not kms_key_id and made is None and "kms" in f"{e.code} {e.message}".lower():
+                raise _needs_key(arn, self._region) from e
             if not e.code.startswith("DBSnapshotAlreadyExists") or not ours:
                 raise
         return True
+
+    def _is_encrypted(self, arn: str, region: str) -> bool:
+        """Return whether a snapshot of another region is encrypted; False if that cannot be told."""
+        snapshot_id = arn.partition(":snapshot:")[2] or arn
+        try:
+            original = Snapshots(self._account.target, region).snapshot(snapshot_id)
+        except TargetError:  # then RDS says so when it copies
+            return False
+        return original is not None and original.encrypted
 
     def _described_snapshot(self, snapshot_id: str) -> DBSnapshotTypeDef | None:
         try:
@@ -142,6 +156,15 @@ class Snapshots:
             encrypted=s.get("Encrypted", False),
             kind=s.get("SnapshotType", "manual"),
         )
+
+
+def _needs_key(arn: str, region: str) -> TargetError:
+    return TargetError(
+        f"cannot copy {arn} to {region}: it is encrypted, and no key of {region} was named to encrypt the copy with",
+        "keys stay in their region: name one that the role may use there, or let an instance be there already, whose "
+        "key is taken",
+        "KMSKeyNotAccessibleFault",
+    )
 
 
 def made_tags(account: Account, permit: Permit, tags: Any = ()) -> list[dict[str, str]]:
