@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
 from drkit import guard
 from drkit.clock import wall_utc
-from drkit.errors import Aborted
+from drkit.errors import Aborted, Refused
 from drkit.guard import Permit
 from drkit.lab.postgres import Scratch
-from drkit.targets import DatabaseTarget, Target, contents, postgres, readonly
+from drkit.targets import AwsAccess, DatabaseTarget, Target, contents, postgres, readonly
+from drkit.targets.aws import Account, Database
 from drkit.undo import UndoJournal
 
 pytestmark = pytest.mark.lab
@@ -37,8 +39,9 @@ def target(server: Scratch) -> Target:
         sslmode="disable",
     )  # fmt: skip
     return Target(
-        name="scratch", kind="lab", account_id="123456789012", region="eu-central-1", zones=(), database=database
-    )
+        name="scratch", kind="lab", account_id="123456789012", region="eu-central-1", zones=(), database=database,
+        aws=AwsAccess(endpoint_url="http://127.0.0.1:9"),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -52,6 +55,33 @@ def permit() -> Permit:
 @pytest.fixture
 def journal(tmp_path) -> UndoJournal:
     return UndoJournal(tmp_path / "undo.jsonl", "run")
+
+
+class Cloud:
+    """What AWS says about the instance: whose account it is in, and its tags."""
+
+    def __init__(self) -> None:
+        self.tags = {"drkit:consent": "yes"}
+        self.asked: list[tuple[str, str]] = []
+
+
+@pytest.fixture(autouse=True)
+def cloud(monkeypatch) -> Cloud:
+    cloud = Cloud()
+
+    def instance(database: Database, instance_id: str) -> SimpleNamespace:
+        cloud.asked.append((database._region, instance_id))
+        return SimpleNamespace(tags=cloud.tags)
+
+    monkeypatch.setattr(Database, "instance", instance)
+    monkeypatch.setattr(Account, "assert_account", lambda _: None)
+    return cloud
+
+
+@pytest.fixture
+def rehearsal() -> Permit:
+    """The permit of a playbook that is only rehearsed."""
+    return Permit("run", _token=guard._TOKEN)
 
 
 def test_writes_stop_for_those_who_are_connected_already(server, target, permit, journal) -> None:
@@ -68,7 +98,7 @@ def test_writes_stop_for_those_who_are_connected_already(server, target, permit,
         fresh.execute("insert into orders (zone, instance) values ('a', 'i')")
     readonly.stop_writes(target, "eu-central-1", "orders-db", at, permit, journal)
     assert [r.verb for r in journal.records()] == ["take_writes_again"]  # the second one had nothing to write down
-    readonly.allow_writes(target, at)
+    readonly.allow_writes(target, "eu-central-1", "orders-db", at, permit)
     assert postgres.accepts_writes(target, at=at)
 
 
@@ -78,6 +108,60 @@ def test_without_a_permit_nobody_stops_writes(server, target, permit, journal) -
         readonly.stop_writes(target, "eu-central-1", "orders-db", (server.host, server.port), permit, journal)
     assert not journal.records()
     assert postgres.accepts_writes(target)
+
+
+def test_a_database_that_does_not_consent_keeps_its_writes(server, target, cloud, rehearsal, journal) -> None:
+    at = (server.host, server.port)
+    cloud.tags = {}
+    with pytest.raises(Refused, match="orders-db: it does not carry the tag"):
+        readonly.stop_writes(target, "eu-central-1", "orders-db", at, rehearsal, journal)
+    with pytest.raises(Refused, match="orders-db: it does not carry the tag"):
+        readonly.allow_writes(target, "eu-central-1", "orders-db", at, rehearsal)
+    assert cloud.asked == [("eu-central-1", "orders-db")] * 2
+    assert not journal.records()
+    assert postgres.accepts_writes(target)
+    rehearsal.revoke("enough")
+    with pytest.raises(Aborted):
+        readonly.allow_writes(target, "eu-central-1", "orders-db", at, rehearsal)
+
+
+@pytest.fixture
+def stranger(server) -> Iterator[str]:
+    """The DSN of a role that is not ours."""
+    with (server.node.data / "pg_hba.conf").open("a") as access:
+        access.write("\nlocal all stranger trust\n")
+    server.node.query("select pg_reload_conf()")
+    server.node.query("create role stranger login")
+    server.node.query(f"grant connect on database {server.dbname} to stranger")
+    server.node.query(f"grant pg_read_all_stats to {server.user}")
+    yield f"host={server.node.sockets} port={server.port} user=stranger dbname={server.dbname}"
+    server.node.query("drop owned by stranger; drop role stranger")
+    server.node.query(f"revoke pg_read_all_stats, pg_signal_backend from {server.user}")
+
+
+@pytest.mark.parametrize("may_signal", [False, True])
+def test_sessions_that_we_may_not_end_keep_nobody_elses(server, target, permit, journal, may_signal, stranger) -> None:
+    """A superuser's, as RDS's own, and another role's: unless pg_signal_backend is granted, as to rds_superuser."""
+    at = (server.host, server.port)
+    if may_signal:
+        server.node.query(f"grant pg_signal_backend to {server.user}")
+    with (
+        psycopg.connect(server.dsn, autocommit=True) as pooled,
+        psycopg.connect(stranger, autocommit=True) as theirs,
+        server.node.session(timeout_s=5) as admin,
+    ):
+        readonly.stop_writes(target, "eu-central-1", "orders-db", at, permit, journal)
+        with pytest.raises(psycopg.OperationalError):
+            pooled.execute("select 1")
+        if may_signal:
+            with pytest.raises(psycopg.OperationalError):
+                theirs.execute("select 1")
+        else:
+            theirs.execute("select 1")
+        assert readonly.is_read_only(target, at)
+        assert admin.query("select 1", timeout_s=5)
+    readonly.allow_writes(target, "eu-central-1", "orders-db", at, permit)
+    assert postgres.accepts_writes(target, at=at)
 
 
 MARKERS = (

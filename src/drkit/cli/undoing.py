@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drkit import clock, targets
 from drkit.cli import aim, console, stored, verdict
-from drkit.errors import DrkitError, UnknownName, UsageError
+from drkit.errors import DrkitError, TargetError, UnknownName, UsageError
 from drkit.lease import TargetLock
 from drkit.model import MarkKind, UndoRecord
 from drkit.project import Project
 from drkit.rundir import RunDir
 from drkit.targets import Target
 from drkit.undo import CloudCopy, UndoJournal, Undone, replay
+
+if TYPE_CHECKING:
+    from drkit.targets.aws.parameters import Parameters
 
 STOPPED_S = 900.0  # a run that is to stop first ends the call that it is in
 
@@ -146,29 +150,72 @@ def _register_verbs(run: RunDir) -> None:
 
 
 def undo_from_cloud(run_id: str, target_name: str | None, *, as_json: bool) -> int:
-    """Put back what a run left broken, from the copy of its journal beside the resources."""
-    from drkit.targets.aws.parameters import Parameters
+    """Put back what a run left broken, from the copy of its journal beside the resources.
+
+    An experiment's copy is in the first region, a playbook's in the one that recovers. The claim that a playbook has on
+    the target outlives its machine, so it does not say whether that one still is at work: it is released when
+    everything is put back.
+    """
+    from drkit.targets.aws.claims import Claims, home_region
 
     found = aim.here()
     target = aim.at(found, target_name, whole=False)
-    parameters = Parameters(target)
-    lock = _lock(found, target)
-    try:
-        pending = parameters.records(run_id)
-        if not pending:
-            others = ", ".join(parameters.runs())
-            raise UnknownName(
-                f"{target.name} knows nothing that {run_id} has left to undo",
-                f"it knows of: {others}" if others else "no run has left anything to undo there",
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(_lock(found, target)))
+        parameters, pending, region = _copy_of(run_id, target)
+        claims, claimed = Claims(target), False
+        with contextlib.suppress(TargetError):  # of an experiment, in a region that does not answer: there is no claim
+            holder = claims.holder()
+            claimed = holder is not None and holder.run_id == run_id
+        if claimed or region != target.region:  # a playbook's
+            directory = target.lab.directory if target.lab else None
+            lock = TargetLock(found.home, target.name, lab_directory=directory, recovery=True)
+            stack.enter_context(contextlib.closing(lock))
+            lock.name(run_id)
+        if claimed:
+            console.say(
+                f"{run_id} has the claim on {target.name} in {home_region(target)}; it is released when everything is "
+                "put back"
             )
         path = found.home / "from-cloud" / f"{run_id}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         results = _replay(CloudJournal(path, run_id, parameters, pending), target)
-    finally:
-        lock.close()
+        if claimed and all(r.ok for r in results):
+            try:
+                claims.release(run_id)
+            except DrkitError as e:
+                console.say(f"the claim on {target.name} is still there: {e.message}")
+            else:
+                console.say(f"released the claim of {run_id} on {target.name}")
     done = tuple(r.sentence for r in results if r.ok)
     return _told(run_id, done, tuple(r.sentence for r in results if not r.ok), as_json=as_json)
+
+
+def _copy_of(run_id: str, target: Target) -> tuple[Parameters, tuple[UndoRecord, ...], str]:
+    """Return where the cloud's copy of a run's journal is, what is pending in it, and in which region.
+
+    A region that does not answer is passed over if the other one has it. Raises UnknownName, or that region's error.
+    """
+    from drkit.targets.aws.claims import home_region
+    from drkit.targets.aws.parameters import Parameters
+
+    others: list[str] = []
+    silent: TargetError | None = None
+    for region in dict.fromkeys((home_region(target), target.region)):
+        parameters = Parameters(target, region)
+        try:
+            if pending := parameters.records(run_id):
+                return parameters, pending, region
+            others += parameters.runs()
+        except TargetError as e:
+            silent = e
+    if silent is not None:
+        raise silent
+    raise UnknownName(
+        f"{target.name} knows nothing that {run_id} has left to undo",
+        f"it knows of: {', '.join(others)}" if others else "no run has left anything to undo there",
+    )
 
 
 def _lock(found: Project, target: Target) -> TargetLock:
@@ -193,7 +240,8 @@ class CloudJournal(UndoJournal):
 def _replay(journal: UndoJournal, target: Target) -> tuple[Undone, ...]:
     import drkit.chaos.database
     import drkit.chaos.zone
-    import drkit.targets.aws  # noqa: F401  (each registers its undo verbs)
+    import drkit.targets.aws
+    import drkit.targets.readonly  # noqa: F401  (each registers its undo verbs)
 
     return replay(journal, target, told=lambda u: console.say(f"{'undone' if u.ok else 'NOT undone'}: {u.sentence}"))
 

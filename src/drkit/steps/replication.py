@@ -220,10 +220,11 @@ def has_everything(recovery: Recovery, *, instance: str, region: str, writer: st
 def take_writes(recovery: Recovery, *, instance: str, region: str) -> Step:
     """Let the new writer take writes: it has inherited from the old one that it takes none."""
     target = recovery.target
-    at = endpoint_of(target, region_of(target, region), instance_of(target, instance))
+    region_name, instance_id = region_of(target, region), instance_of(target, instance)
+    at = endpoint_of(target, region_name, instance_id)
     return Step(
         done=lambda: postgres.accepts_writes(target, at=at, timeout_s=ASK_S),
-        act=lambda: readonly.allow_writes(target, at),
+        act=lambda: readonly.allow_writes(target, region_name, instance_id, at, recovery.permit),
     )
 
 
