@@ -122,6 +122,7 @@ def _observe_restore(recovery: Recovery, *, instance: str, region: str, new: str
         "from": "snapshot" if newest.region == name else "copy", "backup": newest.arn, "at": "", "settings": settings,
         "latest": newest.created.isoformat() if newest.created else "", "from_region": newest.region,
         "copy_id": f"{new_id}-{run_suffix(recovery)}",
+        "kms_key_id": "" if like == "none" else backups.kms_key_of(instance_of(target, like)),
     }  # fmt: skip
 
 
@@ -195,7 +196,14 @@ def restore(recovery: Recovery, *, instance: str, region: str, new: str, like: s
 def _copied(recovery: Recovery, backups: Backups, facts: Facts) -> str:
     """Copy the snapshot into this region, wait until it can be used, and return its identifier here."""
     copy_id = str(facts["copy_id"])
-    backups.copy_snapshot(facts["backup"], copy_id, facts["from_region"], permit=recovery.permit, undo=recovery.undo)
+    backups.copy_snapshot(
+        facts["backup"],
+        copy_id,
+        facts["from_region"],
+        kms_key_id=str(facts.get("kms_key_id", "")),
+        permit=recovery.permit,
+        undo=recovery.undo,
+    )
 
     def usable() -> bool:
         copy = backups.snapshot(copy_id)

@@ -8,7 +8,7 @@ from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.fence import ASK_S, must_be_fenced
 from drkit.steps.names import database_of, instance_of, region_of
 from drkit.targets import Target, postgres
-from drkit.targets.aws.database import IAM_FAILOVER, IAM_MULTI_AZ
+from drkit.targets.aws.database import FAILOVER_SHOWS_S, IAM_FAILOVER, IAM_MULTI_AZ, MOVING
 from drkit.targets.aws.fence import IAM_FENCE
 from drkit.targets.aws.permissions import asks
 from drkit.targets.aws.replication import IAM_PROMOTE_FOR_GOOD
@@ -120,6 +120,24 @@ def _plan_fail_over(target: Target, *, instance: str = "writer") -> tuple[Effect
     return Database(target).plan_failover(instance_of(target, instance))
 
 
+def ask_to_leave(recovery: Recovery, instance_id: str, zone: str) -> None:
+    """Ask RDS to fail over from a zone, once; returns when it was asked, or when it is under way or over already.
+
+    One that a killed runner may have asked for shows only after a while, and is not asked for again until then.
+    """
+    from drkit.targets.aws import Database
+
+    database = Database(recovery.target)
+
+    def asked() -> bool:
+        if database.force_failover(instance_id, from_zone=zone, permit=recovery.permit, undo=recovery.undo):
+            return True
+        now = database.instance(instance_id)
+        return now.zone != zone or now.status in MOVING
+
+    recovery.wait(asked, f"{instance_id} may be asked to leave {zone}", timeout_s=2 * FAILOVER_SHOWS_S)
+
+
 @asks(*IAM_FAILOVER)
 @step(plan=_plan_fail_over, observe=_observe_zone)
 def fail_over(recovery: Recovery, *, instance: str = "writer", facts: Facts) -> Step:
@@ -137,9 +155,8 @@ def fail_over(recovery: Recovery, *, instance: str = "writer", facts: Facts) -> 
         now = database.instance(instance_id)
         return now.zone != zone and now.status == "available" and postgres.accepts_writes(target, timeout_s=ASK_S)
 
-    def act() -> Facts:
-        asked = database.force_failover(instance_id, from_zone=zone, permit=recovery.permit, undo=recovery.undo)
-        return {"asked": asked}
+    def act() -> None:
+        ask_to_leave(recovery, instance_id, zone)
 
     return Step(done=done, act=act, result=lambda: {"from_zone": zone, "to_zone": database.instance(instance_id).zone})
 

@@ -7,6 +7,7 @@ from drkit.chaos import zone_of
 from drkit.errors import StillBroken, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
+from drkit.steps.database import ask_to_leave
 from drkit.steps.fence import ASK_S
 from drkit.steps.names import compute_of, database_of, group_of
 from drkit.targets import Target, postgres
@@ -138,7 +139,7 @@ def writer_leaves(recovery: Recovery, *, zone: str, named_by: str) -> Step:
         return now.zone != away and now.status == "available" and postgres.accepts_writes(target, timeout_s=ASK_S)
 
     def act() -> None:
-        database.force_failover(instance_id, from_zone=away, permit=recovery.permit, undo=recovery.undo)
+        ask_to_leave(recovery, instance_id, away)
 
     return Step(done=done, act=act, result=lambda: {"writer_zone": database.instance(instance_id).zone})
 
