@@ -168,6 +168,7 @@ WRONG = {
     "no time": (f"{TOY} --since noon", 2, "--since noon: not a time", "2026-"),
     "the future": (f"{TOY} --since 2999-01-01T00:00:00Z", 2, "--since 2999", "offset"),
     "real, not said": (f"{TOY} --target production", 2, "production is neither a lab nor a copy", "--real"),
+    "real, without a plan": (f"{TOY} --target production --real", 2, "runs the plan", "drkit playbook plan toy"),
     "real on a copy": (f"{TOY} --target copy --real", 2, "copy is a copy of production", "leave --real"),
     "another plan": (f"{TOY} --target copy --plan 0123456789ab", 4, "the plan is now", "playbook plan"),
     "format and json": ("playbook show toy-failover --format md --json", 2, "--format and --json exclude", ""),

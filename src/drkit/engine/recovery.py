@@ -73,6 +73,11 @@ def recover(
     Raises Refused (TargetBusy, PlanDrift) before anything is touched. One that was stopped can be resumed.
     """
     mode = mode_of(target, real=wishes.real)
+    if mode == "real" and wishes.approved_digest is None:
+        raise UsageError(
+            f"a real recovery of {target.name} runs the plan that somebody has looked at",
+            f"it prints the command: drkit playbook plan {playbook.name} --target {target.name}",
+        )
     if wishes.since is not None and wishes.since > clock.wall_utc():
         raise UsageError(f"--since {wishes.since.isoformat()} is in the future", "give the time in UTC, or its offset")
     # Before it is planned: over what another recovery has half done a plan stumbles, and its hint would lead astray.

@@ -46,7 +46,8 @@ def _plan_fence(target: Target, *, instance: str, region: str, rival: str, rival
 def fence(recovery: Recovery, *, instance: str, region: str, rival: str, rival_region: str, facts: Facts) -> Step:
     """Cut a writer off in all its subnets, so that nobody can write to it any more, however alive it is.
 
-    Before this is seen nothing is promoted: two writers would be worse than none. rival: the instance that is to be the
+    Before this is seen nothing is promoted: two writers would be worse than none. A network ACL does not stop what runs
+    in the very subnets of the database: nothing else may be there. rival: the instance that is to be the
     writer instead; while it is one, nobody lifts the fence, `drkit undo` neither.
     By hand: put a network ACL that allows nothing before every subnet of the instance's subnet group.
     """
