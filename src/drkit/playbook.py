@@ -191,8 +191,12 @@ class Player:
 
         Not so what a later step takes away again (`until`): from its beginning on, half of it may be gone.
         """
+        open_before = False  # an earlier step is to be done anew, and with it what rests on it
         for call in single(self._calls):
-            if self.standing(call.name).state != "done" or not call.step or not info_of(call).lasting:
+            if self.standing(call.name).state != "done":
+                open_before = True
+                continue
+            if not call.step or not info_of(call).lasting:
                 continue
             if call.until in self._names and self.standing(call.until).state != "pending":
                 continue
@@ -202,7 +206,7 @@ class Player:
             except TargetError as e:  # a region that went dark since; what depends on it asks again before it acts
                 self._recovery.say(f"{call.name}: cannot be asked whether it is still so: {e.message}")
                 continue
-            if info_of(call).again:
+            if info_of(call).again or open_before:
                 self._note(call.name, "failed", why="it is not so any more, or may not be: it is done again")
                 continue
             self._note(call.name, "failed", why="it was done, and it is not so any more: somebody changed it")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from drkit.errors import Refused, TargetError
+from drkit.errors import Refused, StepFailed, TargetError
 from drkit.playbook import Facts, Recovery, Step, step
 
 
@@ -87,6 +87,18 @@ def hangs(recovery: Recovery, *, name: str) -> Step:
         recovery.stop.wait(30)
 
     return Step(done=lambda: False, act=act)
+
+
+@step()
+def rests_on(recovery: Recovery, *, earlier: str) -> Step:
+    """Act only while an earlier step still counts."""
+
+    def act() -> None:
+        if earlier in WORLD.refuse:
+            raise StepFailed(earlier, "it is too old")
+        WORLD.effect("rest")
+
+    return Step(done=lambda: WORLD.seen("rest"), act=act)
 
 
 def not_a_step(recovery: Recovery) -> None:

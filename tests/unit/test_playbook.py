@@ -165,6 +165,16 @@ def test_what_a_later_step_takes_away_need_not_last_any_longer(run: RunDir, worl
     assert world.effects == ["fence", "fence", "promote", "lift", "rest"]
 
 
+def test_what_rests_on_a_step_that_is_done_anew_is_done_anew_too(run: RunDir, world: World) -> None:
+    """A fence that was lifted is put up again by whoever resumes, and is proven again."""
+    fence = StepCall(name="fence", step="toy_steps.keep_on", arguments={"name": "fence"})
+    proof = StepCall(name="proof", step="toy_steps.keep_on", arguments={"name": "proof"})
+    run.mark(MarkKind.STEP, "fence", state="failed", why="it was lifted")
+    run.mark(MarkKind.STEP, "proof", state="done")
+    Table(run, fence, proof, on("promote")).play()
+    assert world.effects == ["fence", "proof", "promote"]
+
+
 def test_a_step_that_failed_is_tried_again_and_those_before_are_not(run: RunDir, world: World) -> None:
     calls = (on("one"), on("two"))
     world.refuse.add("two")
@@ -279,6 +289,21 @@ def test_an_approver_who_never_answers_can_be_asked_again(run: RunDir, world: Wo
     threading.Timer(0.2, lambda: answer(run, "declare")).start()
     Table(run, APPROVAL, on("one")).play()
     assert world.effects == ["one"]
+
+
+def test_a_word_that_is_too_old_is_asked_for_again(run: RunDir, world: World) -> None:
+    calls = (APPROVAL, StepCall(name="rest", step="toy_steps.rests_on", arguments={"earlier": "declare"}))
+    world.refuse.add("declare")
+    threading.Timer(0.3, lambda: answer(run, "declare")).start()
+    with pytest.raises(StepFailed, match="too old"):
+        Table(run, *calls).play()
+    world.refuse.clear()
+    table = Table(run, *calls)
+    assert table.states()["declare"] == "failed"
+    threading.Timer(0.3, lambda: answer(run, "declare", by="eve")).start()
+    table.play()
+    assert table.asked
+    assert world.effects == ["rest"]
 
 
 def test_an_answer_given_while_the_runner_was_dead_counts(run: RunDir, world: World) -> None:
