@@ -215,7 +215,7 @@ def test_a_silent_region_cannot_be_fenced_by_its_api(ground: Ground, impatient: 
 
 
 def test_a_fence_that_somebody_lifts(ground: Ground) -> None:
-    """It is asked the moment before the promotion; who resumes has it put up again, and proven, before anything else."""
+    """It is asked the moment before the promotion; who resumes has it put up and proven again, before anything."""
     before = ground.database_subnets()
     first, second = People(when={"fence-is-proven: ": lambda: ground.put_before(before)}), People()
     with rivals_of(ground) as rivals:
