@@ -179,7 +179,7 @@ def test_to_the_other_region_and_back_without_a_lost_row(ground: Ground) -> None
     people = People()
     back = ground.recover("failback", people)
     passed(back, people)
-    assert people.asked == ["switch"]
+    assert people.asked == ["begin", "switch"]
     assert [(len(x.lost), len(x.lost_later)) for x in back.measurement.losses] == [(0, 0), (0, 0)]
     assert back.measurement.redundancy is not None
     for record in (there, back):  # what was acknowledged during either is there, but what the first one says it lost
