@@ -19,7 +19,7 @@ from drkit.targets import postgres
 from drkit.targets.aws import Database, account
 from drkit.targets.aws.claims import Claims
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(480)]
 
 
 @pytest.fixture(scope="module")

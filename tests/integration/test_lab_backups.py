@@ -14,7 +14,7 @@ from drkit import clock
 from drkit import lab as labs
 from drkit.errors import Refused, UnknownName
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from drkit import lab as labs
 from drkit.errors import LabError
 from drkit.targets import Target, postgres
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(300)]
 
 REPLICA = "orders-db-replica"
 type_lacks = Callable[[Target, Path], list[str]]

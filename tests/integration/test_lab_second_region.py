@@ -25,7 +25,7 @@ from drkit.chaos import state
 from drkit.lab.options import LabPart
 from drkit.targets import ComputeTarget, DatabaseTarget, ServiceTarget, Target
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(300)]
 
 RECOVERY = "eu-west-1"
 SILENT_S = 3.0  # longer than a load balancer waits for a target: who still has no 504 is cut off from it

@@ -29,7 +29,7 @@ from drkit.rundir import RunDir
 from drkit.targets import Target, postgres
 from drkit.targets.aws import Database, target_health
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(480)]
 
 EVERY_S = 0.02
 
