@@ -206,9 +206,9 @@ class TestService:
     def test_scaled_up_it_serves_once_the_record_says_so_and_ends_when_scaled_down(self, lab: Lab) -> None:
         before = state.snapshot(lab.target)
         with lab.scaled_to(2) as instances:
+            eventually(lambda: all(p.ok and p.role == "healthy" for p in lab.recovery_parts()), "shown as healthy")
             parts = lab.recovery_parts()
             assert sorted(p.name for p in parts) == sorted(instances)
-            assert all(p.ok and p.role == "healthy" for p in parts)
             pids = [p.pid for p in parts]
             assert all(pid is not None and lives(pid) for pid in pids)
             assert "r" not in lab.zones()

@@ -75,11 +75,11 @@ class Compute:
         start = self._starts.get(instance_id)
         return start is not None and start.done() and start.exception() is None
 
-    def health(self, instance_id: str) -> tuple[str, str | None, str | None] | None:
-        """Return what the load balancer thinks of a target: ELB's state, reason, description; None if it has none."""
+    def health(self, instance_id: str) -> tuple[str, str | None, str | None]:
+        """Return what the load balancer thinks of a registered target: ELB's state, reason, description."""
         seen = self._plant.target_health().get(instance_id)
-        if seen is None:
-            return None if self.started(instance_id) else ("initial", "Elb.RegistrationInProgress", None)
+        if seen is None:  # not started, or started and the load balancer has yet to be told of it
+            return "initial", "Elb.RegistrationInProgress", None
         return seen.state.value, seen.reason or None, _REASONS.get(seen.reason)
 
     # --- one record each ----------------------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from typing import Any
 
 _done = False
 
-TargetHealthOf = Callable[
-    [str], tuple[str, str | None, str | None] | None
-]  # instance id → (state, reason, description)
+TargetHealthOf = Callable[[str], tuple[str, str | None, str | None]]  # instance id → (state, reason, description)
 
 
 def apply() -> None:
@@ -45,9 +43,8 @@ def report_target_health(health_of: TargetHealthOf) -> None:
 
     def health_for(self: Any, target: Any, ec2_backend: Any) -> Any:
         recorded = as_recorded(self, target, ec2_backend)
-        seen = health_of(target["Id"]) if recorded.status == "healthy" else None
-        if seen is not None:
-            recorded.status, recorded.reason, recorded.description = seen
+        if recorded.status == "healthy":
+            recorded.status, recorded.reason, recorded.description = health_of(target["Id"])
         return recorded
 
     m.FakeTargetGroup.health_for = health_for
