@@ -127,7 +127,7 @@ class Bench:
             socket.create_connection(("127.0.0.1", found["Endpoint"]["Port"]), timeout=5).close()
             return True
 
-        clock.wait_until(answers, f"{name} is restored", timeout_s=LONG_S, every_s=0.05)
+        clock.wait_until(answers, f"{name} is restored", timeout_s=LONG_S, every_s=0.02)  # as the floor
         taken_s = (clock.now_ns() - began_ns) / clock.NS_PER_S
         self.rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True)
         clock.wait_until(

@@ -128,7 +128,7 @@ class Restore:
         size = 0
         with subprocess.Popen(
             ["tar", "-x", "--no-same-owner", "-f", "-", "-C", str(data)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pipesize=_CHUNK_BYTES,
         ) as tar:  # fmt: skip
             assert tar.stdin is not None
             assert tar.stderr is not None

@@ -32,6 +32,7 @@ class Restores:
         self._backups = backups
         self._endpoint_url = endpoint_url
         self._running: dict[Key, Restore] = {}
+        self._clients: dict[str, Any] = {}  # of S3, by region
         self._lock = threading.Lock()
         for action, before in {
             "RestoreDBInstanceToPointInTime": self._before_restore,
@@ -229,7 +230,10 @@ class Restores:
 
     def _s3(self, bucket: str) -> Any:
         region = self._db.region if bucket == SNAPSHOT_BUCKET else self._db.recovery_region
-        return s3_client(self._endpoint_url, region, attempts=1)
+        with self._lock:
+            if region not in self._clients:  # one takes 0.1 s to make
+                self._clients[region] = s3_client(self._endpoint_url, region, attempts=1)
+            return self._clients[region]
 
 
 def _place(snapshot: Any) -> tuple[str, str]:
