@@ -118,6 +118,28 @@ def test_a_replica_that_dies_while_it_is_promoted(ground: Ground, monkeypatch: p
     assert rivals.split_brain() == []
 
 
+def test_a_secret_that_does_not_open_what_was_restored(ground: Ground) -> None:
+    """The drill says so while nothing is lost; once the secret is right it goes on, and nobody has read a password."""
+    database = ground.target.database
+    assert database is not None
+    secrets = ground.client("secretsmanager")
+    right = secrets.get_secret_value(SecretId=database.secret_id)["SecretString"]
+    wrong = json.dumps({**json.loads(right), "password": "wr0ng-one"})
+    first, second = People(when={"is-recent: holds": ground.await_archived}), People()
+    secrets.put_secret_value(SecretId=database.secret_id, SecretString=wrong)
+    try:
+        record = ground.recover(ground.playbook("restore-drill", limit("secret-opens", 5)), first)
+        stopped(record, first, "secret-opens", "does not open")
+    finally:
+        secrets.put_secret_value(SecretId=database.secret_id, SecretString=right)
+    run = ground.run_of(record)
+    record = ground.resume(run, second)
+    passed(record, second)
+    assert stood(run)["secret-opens"].result == {"opened_as": database.user}
+    told = [path.read_bytes() for path in run.path.rglob("*") if path.is_file()]
+    assert not any(word in text for text in told for word in (b"wr0ng-one", json.loads(right)["password"].encode()))
+
+
 # --- people -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from drkit.catalog import StepCall
 from drkit.targets import Target
 
-BOOKKEEPING = ("ssm", "CreateTags", "AddTags", "AddTagsToResource")  # no effect on anything that serves
+BOOKKEEPING = ("ssm", "CreateTags", "AddTags", "AddTagsToResource", "TagResource")  # no effect on anything that serves
 DONE = range(200, 300)
 
 # The call by which a step has its effect, the first one where there are several.
@@ -29,6 +29,7 @@ EFFECTS = {
     "point_writer": ("route53", "ChangeResourceRecordSets"),
     "point_service": ("route53", "ChangeResourceRecordSets"),
     "point_secret": ("secretsmanager", "PutSecretValue"),
+    "secret_again": ("secretsmanager", "ReplicateSecretToRegions"),
     "retire": ("rds", "DeleteDBInstance"),
     "drop_replica": ("rds", "DeleteDBInstance"),
     "replicate": ("rds", "CreateDBInstanceReadReplica"),

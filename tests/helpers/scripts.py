@@ -10,7 +10,8 @@ _POINTED = ("route53 ChangeResourceRecordSets global db.orders.example.",
             "route53 ChangeResourceRecordSets global api.orders.example.")  # fmt: skip
 _FENCED = ("ec2 CreateNetworkAcl eu-central-1", *["ec2 ReplaceNetworkAclAssociation eu-central-1"] * 3)
 _LED_TO_RECOVERY = (
-    *_FENCED, *_POINTED, "secretsmanager PutSecretValue eu-west-1 orders/db",
+    *_FENCED, *_POINTED,
+    "secretsmanager StopReplicationToReplica eu-west-1 orders/db", "secretsmanager PutSecretValue eu-west-1 orders/db",
     "autoscaling SetDesiredCapacity eu-west-1 orders",
 )  # fmt: skip
 
@@ -29,6 +30,7 @@ def _failback(retired: str) -> tuple[str, ...]:
         f"rds DeleteDBInstance eu-west-1 {retired}",
         "ec2 DeleteNetworkAcl eu-west-1",
         "rds CreateDBInstanceReadReplica eu-west-1 orders-db-replica",
+        "secretsmanager ReplicateSecretToRegions eu-central-1 orders/db",
         "autoscaling SetDesiredCapacity eu-west-1 orders",
     )
 

@@ -27,7 +27,7 @@ from drkit.model import Connection, MarkKind, Outcome, ProbeKind, Role, Series, 
 from drkit.probes import ProbeSpec, sql
 from drkit.rundir import RunDir
 from drkit.targets import Target, postgres
-from drkit.targets.aws import Database, target_health
+from drkit.targets.aws import Database, Secrets, target_health
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(480)]
 
@@ -175,9 +175,14 @@ def test_to_the_other_region_and_back_without_a_lost_row(ground: Ground) -> None
     assert set(zones_that_answer(target)) == {"r"}  # as the lab calls the only zone of its second region
     assert not postgres.accepts_writes(target, at=ground.endpoint(WRITER), timeout_s=1)
     assert sum(loss.acknowledged for loss in there.measurement.losses) > 10
+    secret_id, secrets = str(target.database and target.database.secret_id), Secrets(target, RECOVERY)
+    host, port = ground.endpoint(REPLICA, RECOVERY)
+    assert secrets.points_to(secret_id, {"host": host, "port": port})
+    assert (secrets.primary_of(secret_id), secrets.was_replica_of(secret_id)) == ("", target.region)
 
     people = People()
     back = ground.recover("failback", people)
+    assert secrets.primary_of(secret_id) == target.region
     passed(back, people)
     assert people.asked == ["begin", "switch"]
     assert [(len(x.lost), len(x.lost_later)) for x in back.measurement.losses] == [(0, 0), (0, 0)]

@@ -1,4 +1,4 @@
-"""What the lab says of a target between two of its own steps: too short to be met from outside, so the plant is a stub."""
+"""What the lab says of a target between two of its own steps: too short to be met from outside, so a stub plant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def compute_seeing(targets: dict[str, TargetHealth], *, started: bool) -> Comput
     cloud: Any = SimpleNamespace(before={})
     plant: Any = SimpleNamespace(target_health=lambda: targets)
     compute = Compute(cloud, plant, ())
-    compute.started = lambda instance_id: started  # type: ignore[method-assign]
+    compute.started = lambda _: started  # type: ignore[method-assign]
     return compute
 
 

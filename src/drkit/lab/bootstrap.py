@@ -180,15 +180,17 @@ def make_bucket(client: ClientOf) -> None:
 
 
 def make_secret(client: ClientOf, *, host: str, port: int, user: str, dbname: str) -> None:
-    """Make the secret that says where the service finds its database, in both regions, each a secret of its own.
+    """Make the secret that says where the service finds its database, with a replica in the second region.
 
     A change of it has no effect on processes in the lab: these are led by the writer's record.
     """
     content = {"engine": "postgres", "host": host, "port": port, "username": user, "password": PASSWORD}
-    for region in (REGION, RECOVERY_REGION):
-        client("secretsmanager", region).create_secret(
-            Name=SECRET, SecretString=json.dumps({**content, "dbname": dbname}), Tags=[CONSENT]
-        )
+    client("secretsmanager", REGION).create_secret(
+        Name=SECRET,
+        SecretString=json.dumps({**content, "dbname": dbname}),
+        Tags=[CONSENT],
+        AddReplicaRegions=[{"Region": RECOVERY_REGION}],
+    )
 
 
 def make_records(client: ClientOf, addresses: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+import json
 import secrets
 import string
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def apply() -> None:
         _events_are_filtered()
         _groups_only_record()
         _swaps_are_whole()
+        replica_secrets_stand_alone()
         _done = True
 
 
@@ -303,3 +305,25 @@ def _groups_only_record() -> None:
     m.FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
     m.AutoScalingBackend.notify_terminate_instances = nothing
     m.AutoScalingBackend.update_attached_target_groups = nothing
+
+
+def replica_secrets_stand_alone() -> None:
+    """Secrets Manager without StopReplicationToReplica."""
+    m, responses = _models("secretsmanager"), importlib.import_module("moto.secretsmanager.responses")
+
+    def stop_replication_to_replica(self: Any) -> str:
+        backend = self.backend
+        replica = backend.describe_secret(self._get_param("SecretId"))
+        if not isinstance(replica, m.ReplicaSecret):
+            raise m.InvalidRequestException("Operation not permitted on a secret that is not a replica.")
+        source = replica.source
+        source.replicas.remove(replica)
+        dict.pop(backend.secrets, replica.arn)
+        text = source.versions[source.default_version_id]["secret_string"]
+        tags = [dict(tag) for tag in source.tags or ()]
+        backend.create_secret(replica.name, text, None, source.description, tags, source.kms_key_id, None, [], False)
+        own = backend.secrets[replica.name]
+        own.arn = replica.arn
+        return json.dumps({"ARN": own.arn})
+
+    responses.SecretsManagerResponse.stop_replication_to_replica = stop_replication_to_replica

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from drkit.errors import Refused, UsageError
+from collections.abc import Mapping
+from typing import Any
+
+from drkit.errors import Refused, TargetError, UsageError
 from drkit.model import Effect
 from drkit.playbook import Facts, Recovery, Step, step
 from drkit.steps.fence import must_be_fenced
 from drkit.steps.names import database_of, endpoint_of, instance_of, region_of, service_of
-from drkit.targets import Target
+from drkit.targets import Target, postgres
 from drkit.targets.aws.dns import IAM_POINT
 from drkit.targets.aws.permissions import asks
-from drkit.targets.aws.secrets import IAM_SECRET_POINT
+from drkit.targets.aws.secrets import ADDRESS, IAM_SECRET_POINT, IAM_SECRET_REPLICATE
+from drkit.targets.postgres import Endpoint
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
 
@@ -116,25 +120,34 @@ def point_writer(
     return Step(done=lambda: records.value(record) == host(), act=act, result=lambda: {"points_to": host()})
 
 
-def _plan_point_secret(target: Target, *, instance: str, region: str) -> tuple[Effect, ...]:
+def _plan_point_secret(target: Target, *, instance: str, region: str, instance_region: str = "") -> tuple[Effect, ...]:
     from drkit.targets.aws import Database, Secrets
 
     secret_id = database_of(target).secret_id
     if not secret_id:
         return ()
-    region_name, instance_id = region_of(target, region), instance_of(target, instance)
-    if not Database(target, region_name).exists(instance_id):
+    instance_id, its_region = instance_of(target, instance), region_of(target, instance_region or region)
+    if not Database(target, its_region).exists(instance_id):
         return ()  # it is made on the way: its address is not known yet
-    host, port = endpoint_of(target, region_name, instance_id)
-    return Secrets(target, region_name).plan_point(secret_id, {"host": host, "port": port})
+    address = _address(endpoint_of(target, its_region, instance_id))
+    return Secrets(target, region_of(target, region)).plan_point(secret_id, address)
+
+
+def _observe_secret(recovery: Recovery, *, instance: str, region: str) -> Facts:
+    from drkit.targets.aws import Secrets
+
+    target = recovery.target
+    secret_id = database_of(target).secret_id
+    return {"was_replica_of": Secrets(target, region_of(target, region)).primary_of(secret_id) if secret_id else ""}
 
 
 @asks(*_IAM_LOOK, *IAM_SECRET_POINT)
-@step(plan=_plan_point_secret)
-def point_secret(recovery: Recovery, *, instance: str, region: str) -> Step:
+@step(plan=_plan_point_secret, observe=_observe_secret)
+def point_secret(recovery: Recovery, *, instance: str, region: str, facts: Facts) -> Step:
     """Let the region's secret name the instance as the service's database; done when a login with it works.
 
-    A target without database.secret_id keeps its service on the DNS record: nothing is to be done then.
+    A replica secret is made one of its own for it, and tagged so; failback replicates it again. A target without
+    database.secret_id keeps its service on the DNS record: nothing is to be done then.
     By hand: aws secretsmanager put-secret-value --secret-id SECRET --region REGION
     """
     from drkit.targets.aws import Secrets
@@ -146,18 +159,157 @@ def point_secret(recovery: Recovery, *, instance: str, region: str) -> Step:
         return Step(done=lambda: True, result=lambda: {"secret": "none"})
     secrets = Secrets(target, region_name)
 
-    def wanted() -> Facts:
-        host, port = endpoint_of(target, region_name, instance_id)
-        return {"host": host, "port": port}
-
     def done() -> bool:
-        said, there = secrets.value(secret_id), wanted()
-        return said.get("host") == there["host"] and str(said.get("port")) == str(there["port"])
+        at = endpoint_of(target, region_name, instance_id)
+        if not secrets.points_to(secret_id, _address(at)):
+            return False
+        if facts["was_replica_of"] and not secrets.was_replica_of(secret_id):
+            return False
+        must_open(target, secret_id, secrets.value(secret_id), at)
+        return True
 
     def act() -> None:
-        secrets.point(secret_id, wanted(), permit=recovery.permit, undo=recovery.undo)
+        there = _address(endpoint_of(target, region_name, instance_id))
+        was = str(facts["was_replica_of"])
+        secrets.point(secret_id, there, was_replica_of=was, permit=recovery.permit, undo=recovery.undo)
 
     return Step(done=done, act=act)
+
+
+def _address(at: Endpoint) -> Facts:
+    return {"host": at[0], "port": at[1]}
+
+
+def must_open(target: Target, secret_id: str, says: Mapping[str, Any], at: Endpoint) -> str:
+    """Return the user whom a server lets in with what a secret holds; "" if it names none.
+
+    Raises TargetError if the server refuses it; never with the password in it.
+    """
+    user, password = says.get("username"), says.get("password")
+    if not (user and password):
+        return ""
+    dbname = str(says.get("dbname") or database_of(target).dbname)
+    if refused := postgres.refusal(target, at, user=str(user), password=str(password), dbname=dbname):
+        raise TargetError(
+            f"the secret {secret_id} does not open {at[0]}: {refused}",
+            "put the user's password of that server into the secret (or set it on the server), then resume",
+        )
+    return str(user)
+
+
+@asks(*_IAM_LOOK, "secretsmanager:GetSecretValue")
+@step(purpose="check")
+def secret_opens(recovery: Recovery, *, instance: str, region: str) -> Step:
+    """A login with what the region's secret holds works on this instance, to which it does not point yet.
+
+    A secret without username and password proves nothing, which the report says. Nothing to do without
+    database.secret_id.
+    """
+    from drkit.targets.aws import Secrets
+
+    target = recovery.target
+    region_name, instance_id = region_of(target, region), instance_of(target, instance)
+    secret_id = database_of(target).secret_id
+    if not secret_id:
+        return Step(done=lambda: True, result=lambda: {"secret": "none"})
+    opened: list[str] = []
+
+    def done() -> bool:
+        says = Secrets(target, region_name).value(secret_id)
+        opened[:] = [must_open(target, secret_id, says, endpoint_of(target, region_name, instance_id))]
+        return True
+
+    return Step(done=done, result=lambda: {"opened_as": opened[0] or "it names no user and password"})
+
+
+@asks("secretsmanager:GetSecretValue")
+@step(purpose="check")
+def secret_is_like(recovery: Recovery, *, region: str, other: str) -> Step:
+    """What a region's secret holds is what the other region's does, but for host and port. What differs is named.
+
+    Values are in no message and no report. Nothing to do without database.secret_id.
+    """
+    from drkit.targets.aws import Secrets
+
+    target, secret_id = recovery.target, database_of(recovery.target).secret_id
+    if not secret_id:
+        return Step(done=lambda: True, result=lambda: {"secret": "none"})
+
+    def done() -> bool:
+        here, there = (Secrets(target, region_of(target, which)).value(secret_id) for which in (region, other))
+        differ = sorted(k for k in {*here, *there} - set(ADDRESS) if here.get(k) != there.get(k))
+        if differ:
+            raise Refused(
+                f"the secret {secret_id} of {region_of(target, region)} differs from that of {region_of(target, other)}"
+                f" in {', '.join(differ)}",
+                "mend it, then resume",
+            )
+        return True
+
+    return Step(done=done)
+
+
+def _observe_other_secret(recovery: Recovery, *, region: str, instance: str, instance_region: str) -> Facts:
+    from drkit.targets.aws import Secrets
+
+    target = recovery.target
+    if not (secret_id := database_of(target).secret_id):
+        return {"replicate": False}
+    secrets, primary = Secrets(target, region_of(target, region)), region_of(target, instance_region)
+    return {"replicate": primary in (secrets.primary_of(secret_id), secrets.was_replica_of(secret_id))}
+
+
+def _plan_secret_again(target: Target, *, region: str, instance: str, instance_region: str) -> tuple[Effect, ...]:
+    from drkit.targets.aws import Secrets
+
+    if not (secret_id := database_of(target).secret_id):
+        return ()
+    there, here = region_of(target, region), region_of(target, instance_region)
+    secrets = Secrets(target, there)
+    if secrets.primary_of(secret_id) == here:
+        return ()
+    if secrets.was_replica_of(secret_id) == here:
+        return Secrets(target, here).plan_replicate(secret_id, there)
+    return _plan_point_secret(target, instance=instance, region=region, instance_region=instance_region)
+
+
+@asks(*_IAM_LOOK, *IAM_SECRET_POINT, *IAM_SECRET_REPLICATE)
+@step(plan=_plan_secret_again, observe=_observe_other_secret, purpose="redundancy")
+def secret_again(recovery: Recovery, *, region: str, instance: str, instance_region: str, facts: Facts) -> Step:
+    """The secret of a region that serves no more follows the writer again.
+
+    One that a failover took out of its replication is a replica of the other region's secret again, whatever it holds;
+    one that was always a secret of its own names the writer. Without database.secret_id there is nothing to do.
+    By hand: aws secretsmanager replicate-secret-to-regions --secret-id SECRET --region REGION
+    --add-replica-regions Region=OTHER --force-overwrite-replica-secret
+    """
+    from drkit.targets.aws import Secrets
+
+    target = recovery.target
+    there, here = region_of(target, region), region_of(target, instance_region)
+    secret_id, instance_id = database_of(target).secret_id, instance_of(target, instance)
+    if not secret_id:
+        return Step(done=lambda: True, result=lambda: {"secret": "none"})
+    secrets, primary = Secrets(target, there), Secrets(target, here)
+
+    def address() -> Facts:
+        return _address(endpoint_of(target, here, instance_id))
+
+    if facts["replicate"]:
+        return Step(
+            done=lambda: secrets.primary_of(secret_id) == here and primary.replicates(secret_id, there),
+            act=lambda: primary.replicate(secret_id, there, permit=recovery.permit),
+            result=lambda: {"secret": f"a replica of {here}'s"},
+        )
+
+    def point() -> None:
+        secrets.point(secret_id, address(), permit=recovery.permit, undo=recovery.undo)
+
+    return Step(
+        done=lambda: secrets.points_to(secret_id, address()),
+        act=point,
+        result=lambda: {"secret": "of its own"},
+    )
 
 
 # --- the service ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import queue
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -182,6 +182,17 @@ def lsn_text(position: int) -> str:
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
+def refusal(target: Target, at: Endpoint, *, user: str, password: str, dbname: str) -> str:
+    """Return why a server refuses this login, "" if it lets it in. Raises TargetError if it does not answer."""
+    try:
+        with connect(target, at=at, login={"user": user, "password": password, "dbname": dbname}):
+            return ""
+    except TargetError as e:
+        if e.code.startswith(("28", "3D")):  # invalid authorization, invalid catalog name
+            return e.message
+        raise
+
+
 @contextmanager
 def connect(
     target: Target,
@@ -190,10 +201,12 @@ def connect(
     at: Endpoint | None = None,
     timeout_s: float = TIMEOUT_S,
     insist: bool = False,
+    login: Mapping[str, str] | None = None,
 ) -> Iterator[Connection]:
     """Give a fresh autocommit connection to the writer endpoint (or the replica's, or `at` one) for short questions.
 
-    insist: transactions may write even where the database says read-only by default.
+    insist: transactions may write even where the database says read-only by default. login: another "user", "password"
+    and "dbname" than the target's.
     Raises TargetError, with the SQLSTATE as its code where there is one, for anything that goes wrong in it; all of the
     questions together may take timeout_s, then the socket is shut, whatever the server does.
     """
@@ -207,10 +220,10 @@ def connect(
         raise UsageError(
             f"target {target.name} names no replica endpoint", "add database.replica_host and database.replica_port"
         )
-    where = f"{database.dbname} at {host}:{port}"
+    where = f"{(login or {}).get('dbname', database.dbname)} at {host}:{port}"
     watchdog: threading.Timer | None = None
     try:
-        parameters = _parameters(target, database, host, port, timeout_s)
+        parameters = _parameters(target, database, host, port, timeout_s, login)
         if insist:
             parameters["options"] += " -c default_transaction_read_only=off"
         connection = psycopg.connect(**parameters, autocommit=True)
@@ -222,7 +235,7 @@ def connect(
     except psycopg.Error as e:
         said = str(e).strip().partition("\n")[0] or type(e).__name__
         code = e.sqlstate or _code_of(str(e))
-        if code.startswith("28"):
+        if code.startswith("28") and login is None:
             _SECRETS.pop(database.password_secret_arn or "", None)
         raise TargetError(f"{where}: {said}", _hint(code), code) from e
     except OSError as e:  # the name does not resolve
@@ -232,7 +245,14 @@ def connect(
             watchdog.cancel()
 
 
-def _parameters(target: Target, database: DatabaseTarget, host: str, port: int, timeout_s: float) -> dict[str, Any]:
+def _parameters(
+    target: Target,
+    database: DatabaseTarget,
+    host: str,
+    port: int,
+    timeout_s: float,
+    login: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     limit_ms = max(1, int(timeout_s * 1000))
     parameters = {
         "host": host,
@@ -249,6 +269,8 @@ def _parameters(target: Target, database: DatabaseTarget, host: str, port: int, 
         "tcp_user_timeout": limit_ms,
         "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms}",
     }
+    if login is not None:
+        return {**parameters, **login}
     password = password_of(target, database)
     return parameters if password is None else {**parameters, "password": password}
 

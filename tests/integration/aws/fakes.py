@@ -111,26 +111,6 @@ def _backup(arn: str, earliest: datetime, latest: datetime, status: str) -> str:
     )
 
 
-def stop_replication(aws: MockAws) -> None:
-    """Let a replica secret be made one of its own."""
-    from moto.secretsmanager.models import ReplicaSecret, secretsmanager_backends
-
-    def answer(call: Call) -> tuple[int, str, str]:
-        kept: dict[str, Any] = secretsmanager_backends[ACCOUNT][call.region].secrets
-        wanted = json.loads(call.body)["SecretId"]
-        for arn, secret in list(kept.items()):
-            if wanted in (arn, secret.name) and isinstance(secret, ReplicaSecret):
-                dict.pop(kept, arn)
-                text = secret.versions[secret.default_version_id]["secret_string"]
-                aws.client("secretsmanager", call.region).create_secret(
-                    Name=secret.name, SecretString=text, Tags=secret.tags or []
-                )
-                return 200, JSON, json.dumps({"ARN": arn})
-        return _error(400, "InvalidRequestException", "the secret is not a replica")
-
-    aws.answers["StopReplicationToReplica"] = answer
-
-
 def _error(status: int, code: str, message: str) -> tuple[int, str, str]:
     return status, JSON, json.dumps({"__type": code, "message": message})
 

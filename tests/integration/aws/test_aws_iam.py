@@ -11,12 +11,13 @@ import pytest
 
 from drkit import undo
 from drkit.guard import Permit
+from drkit.lab.moto_patches import replica_secrets_stand_alone
 from drkit.targets import ComputeTarget, Target
 from drkit.targets.aws import Backups, Database, Fences, Groups, Replication, Secrets, ZonalShifts, permissions
 from drkit.undo import UndoJournal
 
 from .conftest import CONSENT, RECOVERY_REGION, REGION, ZONES, MockAws, Network
-from .fakes import BackupService, ZonalShiftService, stop_replication
+from .fakes import BackupService, ZonalShiftService
 from .test_aws_compute import group  # noqa: F401  (a fixture)
 from .test_aws_database import make_replica, make_writer
 
@@ -87,10 +88,17 @@ def point(w: World, leave: Leave) -> None:
         Name="db", SecretString=json.dumps({"host": "a", "port": 1}), Tags=[CONSENT],
         AddReplicaRegions=[{"Region": RECOVERY_REGION}],
     )  # fmt: skip
-    stop_replication(w.aws)
+    replica_secrets_stand_alone()
     secrets = Secrets(w.target, RECOVERY_REGION)
     secrets.plan_point("db", {"host": "b", "port": 2})
     secrets.point("db", {"host": "b", "port": 2}, **leave)
+
+
+def replicate_secret(w: World, leave: Leave) -> None:
+    for region in (REGION, RECOVERY_REGION):
+        w.aws.client("secretsmanager", region).create_secret(Name="db", SecretString="{}", Tags=[CONSENT])
+    Secrets(w.target).plan_replicate("db", RECOVERY_REGION)
+    Secrets(w.target).replicate("db", RECOVERY_REGION, permit=leave["permit"])
 
 
 def scale(w: World, leave: Leave) -> None:
@@ -124,6 +132,7 @@ CASES: dict[str, tuple[Callable[[World, Leave], None], set[str]]] = {
     "IAM_RESTORE": (restore, {"rds:AddTagsToResource"}),
     "IAM_SNAPSHOT_COPY": (copy, {"rds:AddTagsToResource"}),
     "IAM_SECRET_POINT": (point, set()),
+    "IAM_SECRET_REPLICATE": (replicate_secret, set()),
     "IAM_SCALE": (scale, set()),
     "IAM_SHIFT": (shift, set()),
     "IAM_MULTI_AZ": (multi_az, set()),

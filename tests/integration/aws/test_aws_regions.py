@@ -12,13 +12,13 @@ import pytest
 
 from drkit import undo
 from drkit.guard import Rules
+from drkit.lab.moto_patches import replica_secrets_stand_alone
 from drkit.targets import AwsAccess
 from drkit.targets.aws import Account, Fences, Groups, Parameters, Records, Replication, Secrets
 from drkit.targets.facts import gather
 from drkit.undo import UndoJournal
 
 from .conftest import CONSENT, RECOVERY_REGION, REGION, make_target
-from .fakes import stop_replication
 from .test_aws_database import make_replica, make_writer, zone_id  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("fresh_sessions", "honest_promotion")]
@@ -63,7 +63,7 @@ def test_a_recovery_calls_nothing_in_the_first_region(aws, target, zone_id, grou
         Name="orders-db", SecretString=json.dumps({"host": "a", "port": 1}), Tags=[CONSENT],
         AddReplicaRegions=[{"Region": RECOVERY_REGION}],
     )  # fmt: skip
-    stop_replication(aws)
+    replica_secrets_stand_alone()
     dead()
     gather(target, Rules(), recovery=True)
     replicas, groups = Replication(target, RECOVERY_REGION), Groups(target, RECOVERY_REGION)

@@ -10,10 +10,10 @@ import pytest
 
 from drkit import undo as undo_journal
 from drkit.errors import Refused, TargetError, UsageError
+from drkit.lab.moto_patches import replica_secrets_stand_alone
 from drkit.targets.aws import Secrets
 
 from .conftest import CONSENT, RECOVERY_REGION, REGION
-from .fakes import stop_replication
 
 pytestmark = pytest.mark.lab
 PASSWORD = "it's a \\ s3cret"
@@ -27,7 +27,7 @@ def secret(aws):
     made = aws.client("secretsmanager").create_secret(
         Name="orders-db", SecretString=json.dumps(OLD), Tags=[CONSENT], AddReplicaRegions=[{"Region": RECOVERY_REGION}]
     )
-    stop_replication(aws)
+    replica_secrets_stand_alone()
     return made["ARN"]
 
 
@@ -58,14 +58,64 @@ def test_a_replica_is_made_a_secret_of_its_own_first(aws, secret, target, permit
     alone, put = secrets.plan_point("orders-db", NEW)
     assert (alone.call, put.call) == ("secretsmanager:StopReplicationToReplica", "secretsmanager:PutSecretValue")
     assert REGION in alone.undo
+    assert secrets.primary_of("orders-db") == REGION
     assert secrets.point("orders-db", NEW, permit=permit, undo=journal)
-    assert aws.changes() == ["StopReplicationToReplica", "PutSecretValue"]
+    assert aws.changes() == ["StopReplicationToReplica", "TagResource", "PutSecretValue"]
+    assert (secrets.primary_of("orders-db"), secrets.was_replica_of("orders-db")) == ("", REGION)
     assert not secrets.point("orders-db", NEW, permit=permit, undo=journal)
     assert secrets.value("orders-db") == {**OLD, **NEW}
     assert [u.ok for u in undo_journal.replay(journal, target)] == [True]
     assert secrets.value("orders-db") == OLD
     assert aws.regions() == {RECOVERY_REGION}
     assert Secrets(target).value("orders-db") == OLD
+
+
+@pytest.mark.parametrize("cut_after", ["StopReplicationToReplica", "TagResource", "PutSecretValue"])
+def test_a_second_attempt_ends_what_a_killed_one_has_begun(
+    aws, secret, target, permit, journal, monkeypatch, cut_after
+) -> None:
+    calls = {
+        "StopReplicationToReplica": "_stand_alone", "TagResource": "tag_resource", "PutSecretValue": "_put",
+    }  # fmt: skip
+    secrets = Secrets(target, RECOVERY_REGION)
+    of = secrets._secrets if cut_after == "TagResource" else secrets
+    really = getattr(of, calls[cut_after])
+
+    def killed(*args: object, **kwargs: object) -> None:
+        really(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(of, calls[cut_after], killed)
+    with pytest.raises(KeyboardInterrupt):
+        secrets.point("orders-db", NEW, was_replica_of=REGION, permit=permit, undo=journal)
+    monkeypatch.undo()
+    replica_secrets_stand_alone()
+    secrets.point("orders-db", NEW, was_replica_of=REGION, permit=permit, undo=journal)
+    assert aws.changes() == ["StopReplicationToReplica", "TagResource", "PutSecretValue"]
+    assert secrets.was_replica_of("orders-db") == REGION
+    assert secrets.value("orders-db") == {**OLD, **NEW}
+
+
+def test_one_that_was_made_its_own_is_a_replica_again(aws, secret, target, permit, journal) -> None:
+    first, other = Secrets(target), Secrets(target, RECOVERY_REGION)
+    other.point("orders-db", NEW, permit=permit, undo=journal)
+    assert not first.replicates("orders-db", RECOVERY_REGION)
+    (effect,) = first.plan_replicate("orders-db", RECOVERY_REGION)
+    assert (effect.call, effect.consented) == ("secretsmanager:ReplicateSecretToRegions", True)
+    first.replicate("orders-db", RECOVERY_REGION, permit=permit)
+    assert aws.changes()[-1] == "ReplicateSecretToRegions"
+    assert first.replicates("orders-db", RECOVERY_REGION)
+    assert (other.primary_of("orders-db"), other.was_replica_of("orders-db")) == (REGION, "")
+    assert other.value("orders-db") == OLD
+
+
+def test_a_secret_without_consent_is_not_overwritten(aws, secret, target, permit, journal) -> None:
+    other = Secrets(target, RECOVERY_REGION)
+    other.point("orders-db", NEW, permit=permit, undo=journal)
+    aws.client("secretsmanager", RECOVERY_REGION).untag_resource(SecretId="orders-db", TagKeys=["drkit:consent"])
+    with pytest.raises(Refused, match="secret orders-db: it does not carry the tag"):
+        Secrets(target).replicate("orders-db", RECOVERY_REGION, permit=permit)
+    assert other.value("orders-db") == {**OLD, **NEW}
 
 
 def test_a_replica_that_is_known_by_its_refusal_only(aws, secret, target, permit, journal, monkeypatch) -> None:
@@ -75,7 +125,7 @@ def test_a_replica_that_is_known_by_its_refusal_only(aws, secret, target, permit
 
 
 def test_lost_answers_change_nothing(aws, secret, target, permit, journal) -> None:
-    for operation in ("StopReplicationToReplica", "PutSecretValue"):
+    for operation in ("StopReplicationToReplica", "TagResource", "PutSecretValue"):
         aws.lose(operation)
     assert Secrets(target, RECOVERY_REGION).point("orders-db", NEW, permit=permit, undo=journal)
     assert Secrets(target, RECOVERY_REGION).value("orders-db") == {**OLD, **NEW}

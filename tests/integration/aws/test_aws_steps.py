@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from drkit.errors import Refused, StepFailed
 from drkit.playbook import Recovery
 from drkit.steps import database, traffic
-from drkit.targets.aws import Database, Fences, Records, Replication
+from drkit.targets.aws import Database, Fences, Records, Replication, Secrets
 
-from .conftest import RECOVERY_REGION, ZONES
+from .conftest import CONSENT, RECOVERY_REGION, REGION, ZONES
 from .test_aws_database import make_replica, make_writer
 from .test_aws_undo_refused import RECORD, led
 
@@ -66,3 +68,68 @@ def test_clients_are_not_led_on_behind_a_fence_that_is_gone(aws, network, recove
     Fences(recovery.target).fence(ids, instance_id="orders", rival=rival, permit=permit, undo=journal)
     lead.act()
     assert lead.done()
+
+
+@pytest.fixture
+def secrets_of(aws, recovery):
+    """Make the target's secret in each region one of its own, with what it is to hold."""
+
+    def made(**held: dict[str, Any]) -> Recovery:
+        for region, content in ((REGION, held["first"]), (RECOVERY_REGION, held["recovery"])):
+            aws.client("secretsmanager", region).create_secret(
+                Name="orders-db", SecretString=json.dumps(content), Tags=[CONSENT]
+            )
+        database = replace(recovery.target.database, secret_id="orders-db")
+        return replace(recovery, target=replace(recovery.target, database=database))
+
+    return made
+
+
+def test_what_a_secret_holds_is_compared_by_name_and_never_told(secrets_of) -> None:
+    first = {"host": "a", "port": 1, "username": "u", "password": "s3cret", "dbname": "db"}
+    recovery = secrets_of(first=first, recovery={**first, "host": "b", "password": "an0ther", "more": 1})
+    look = traffic.secret_is_like(recovery, region="recovery", other="first")
+    with pytest.raises(Refused, match=r"differs from that of eu-central-1 in more, password$") as told:
+        look.done()
+    assert "s3cret" not in repr(told.value)
+    Secrets(recovery.target, RECOVERY_REGION)._put("orders-db", first, {"host": "b", "port": 2})
+    assert look.done()
+
+
+def test_a_secret_that_was_always_one_of_its_own_names_the_writer_after_a_failback(secrets_of, aws) -> None:
+    held = {"host": "a", "port": 1}
+    recovery = secrets_of(first=held, recovery=held)
+    where: dict[str, Any] = {"region": "recovery", "instance": "writer", "instance_region": "first"}
+    observed = info(traffic.secret_again).observe(recovery, **where)
+    assert observed == {"replicate": False}
+    (effect,) = info(traffic.secret_again).plan(recovery.target, **where)
+    assert (effect.call, effect.region) == ("secretsmanager:PutSecretValue", RECOVERY_REGION)
+    again = traffic.secret_again(recovery, **where, facts=observed)
+    assert not again.done()
+    again.act()
+    assert again.done()
+    writer = Database(recovery.target).instance("orders")
+    assert Secrets(recovery.target, RECOVERY_REGION).value("orders-db") == {"host": writer.host, "port": writer.port}
+    assert Secrets(recovery.target).value("orders-db") == held
+    assert aws.changes()[-1] == "PutSecretValue"
+
+
+def test_one_that_a_failover_took_out_of_its_replication_is_replicated_again(secrets_of, permit, journal) -> None:
+    held = {"host": "a", "port": 1}
+    recovery = secrets_of(first=held, recovery=held)
+    there = Secrets(recovery.target, RECOVERY_REGION)
+    there.point("orders-db", {"host": "b", "port": 2}, was_replica_of=REGION, permit=permit, undo=journal)
+    where: dict[str, Any] = {"region": "recovery", "instance": "writer", "instance_region": "first"}
+    observed = info(traffic.secret_again).observe(recovery, **where)
+    again = traffic.secret_again(recovery, **where, facts=observed)
+    assert observed == {"replicate": True}
+    assert not again.done()
+    again.act()
+    assert again.done()
+    assert info(traffic.secret_again).observe(recovery, **where) == observed
+    assert info(traffic.secret_again).plan(recovery.target, **where) == ()
+    assert there.value("orders-db") == held
+
+
+def info(function: Any) -> Any:
+    return function.drkit_step

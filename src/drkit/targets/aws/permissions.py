@@ -21,7 +21,7 @@ from drkit.targets.aws.fence import IAM_FENCE
 from drkit.targets.aws.groups import IAM_SCALE
 from drkit.targets.aws.parameters import IAM_CLOUD_COPY
 from drkit.targets.aws.replication import IAM_PROMOTE_FOR_GOOD, IAM_REPLICATE, IAM_RETIRE
-from drkit.targets.aws.secrets import IAM_SECRET_POINT
+from drkit.targets.aws.secrets import IAM_SECRET_POINT, IAM_SECRET_REPLICATE
 from drkit.targets.aws.shift import IAM_SHIFT
 from drkit.targets.aws.snapshots import IAM_SNAPSHOT_COPY
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "IAM_ALARMS", "IAM_ALWAYS", "IAM_BACKUPS", "IAM_CLOUD_COPY", "IAM_DATABASE", "IAM_FENCE", "IAM_GROUP",
     "IAM_MULTI_AZ", "IAM_NETWORK", "IAM_PROMOTE_FOR_GOOD", "IAM_RECORD", "IAM_REPLICATE", "IAM_RESTORE", "IAM_RETIRE",
-    "IAM_SCALE", "IAM_SECRET", "IAM_SECRET_POINT", "IAM_SHIFT", "IAM_SNAPSHOT_COPY", "Needed", "asks", "check",
-    "needed",
+    "IAM_SCALE", "IAM_SECRET", "IAM_SECRET_POINT", "IAM_SECRET_REPLICATE", "IAM_SHIFT", "IAM_SNAPSHOT_COPY", "Needed",
+    "asks", "check", "needed",
 ]  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])

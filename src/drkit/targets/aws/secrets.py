@@ -18,13 +18,15 @@ from drkit.targets.aws.account import Account, named, tags_of
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef
+    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef, ReplicaRegionTypeTypeDef
 
 IAM_SECRET_POINT = (
     "secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue",
-    "secretsmanager:StopReplicationToReplica",
+    "secretsmanager:StopReplicationToReplica", "secretsmanager:TagResource",
 )  # fmt: skip
+IAM_SECRET_REPLICATE = ("secretsmanager:DescribeSecret", "secretsmanager:ReplicateSecretToRegions")
 ADDRESS = ("host", "port")  # the keys of a secret that drkit changes
+REPLICA_TAG = "drkit:was-replica-of"  # on a secret that drkit made one of its own: the region that it was a replica of
 
 
 class Secrets:
@@ -49,6 +51,18 @@ class Secrets:
             ) from None
         return value
 
+    def primary_of(self, secret_id: str) -> str:
+        """Return the region whose secret this one is a replica of; "" if it is one of its own."""
+        return self._primary_elsewhere(self._described(secret_id))
+
+    def was_replica_of(self, secret_id: str) -> str:
+        """Return the region that a secret of its own was a replica of until drkit changed it; "" for any other."""
+        return tags_of(self._described(secret_id).get("Tags")).get(REPLICA_TAG, "")
+
+    def points_to(self, secret_id: str, address: Mapping[str, Any]) -> bool:
+        """Return whether a secret names this host and port."""
+        return _points_to(self.value(secret_id), _address(address))
+
     def plan_point(self, secret_id: str, address: Mapping[str, Any]) -> tuple[Effect, ...]:
         """Return what pointing a secret to another database would do; nothing if it points there."""
         old, wanted = self.value(secret_id), _address(address)
@@ -61,9 +75,9 @@ class Secrets:
             call="secretsmanager:StopReplicationToReplica",
             resource=secret_id,
             region=self._region,
-            what=f"make {secret_id} in {self._region} a secret of its own: it is a replica of {primary}'s, and nobody "
-            "can change a replica",
-            undo=f"none: replicate it from {primary} anew",
+            what=f"make {secret_id} in {self._region} a secret of its own, and tag it so: it is a replica of "
+            f"{primary}'s, and nobody can change a replica",
+            undo=f"none: replicate it from {primary} anew, as the playbook failback does",
             iam=IAM_SECRET_POINT,
             consented=consented,
         )
@@ -78,31 +92,49 @@ class Secrets:
         )
         return (alone, put) if primary else (put,)
 
-    def point(self, secret_id: str, address: Mapping[str, Any], *, permit: Permit, undo: UndoJournal) -> bool:
-        """Give a secret another host and port, its other keys stay; return whether it was asked for.
+    def point(
+        self,
+        secret_id: str,
+        address: Mapping[str, Any],
+        *,
+        was_replica_of: str = "",
+        permit: Permit,
+        undo: UndoJournal,
+    ) -> bool:
+        """Give a secret another host and port, its other keys stay; return whether anything was asked for.
 
-        address: {"host": …, "port": …}. False: it points there. A replica is made a secret of its own first, as nobody
-        can change a replica. Raises Refused without consent.
+        address: {"host": …, "port": …}. A replica is made a secret of its own first, as nobody can change a replica,
+        and tagged with the region of its primary; was_replica_of: that region, should an attempt before this one have
+        come no further than that. Raises Refused without consent.
         """
         wanted = _address(address)
         named(secret_id, "secret")
         self._account.may_break(permit)
         described = self._described(secret_id)
-        self._account.must_consent(f"secret {secret_id}", tags_of(described.get("Tags")), permit)
-        old = self.value(secret_id)
-        if _points_to(old, wanted):
+        tags = tags_of(described.get("Tags"))
+        self._account.must_consent(f"secret {secret_id}", tags, permit)
+        old, primary = self.value(secret_id), self._primary_elsewhere(described)
+        tag = (primary or was_replica_of) if REPLICA_TAG not in tags else ""
+        there = _points_to(old, wanted)
+        if there and (primary or not tag):
             return False
-        undo.will(
-            "restore_secret",
-            region=self._region,
-            aws_region=self._region,
-            secret_id=secret_id,
-            host=old.get("host"),
-            port=old.get("port"),
-        )
-        if self._primary_elsewhere(described):
+        if not there:
+            undo.will(
+                "restore_secret",
+                region=self._region,
+                aws_region=self._region,
+                secret_id=secret_id,
+                host=old.get("host"),
+                port=old.get("port"),
+            )
+        if primary:
             permit.check()
             self._stand_alone(secret_id)
+        if tag:
+            permit.check()
+            self._secrets.tag_resource(SecretId=secret_id, Tags=[{"Key": REPLICA_TAG, "Value": tag}])
+        if there:
+            return True
         permit.check()
         try:
             self._put(secret_id, old, wanted)
@@ -112,6 +144,43 @@ class Secrets:
             self._stand_alone(secret_id)
             self._put(secret_id, old, wanted)
         return True
+
+    def plan_replicate(self, secret_id: str, to: str) -> tuple[Effect, ...]:
+        """Return what making another region's secret a replica of this one would do."""
+        return (
+            Effect(
+                call="secretsmanager:ReplicateSecretToRegions",
+                resource=secret_id,
+                region=self._region,
+                what=f"replicate {secret_id} from {self._region} to {to} again, over the secret of its own there",
+                undo="none needed: it is what was there before",
+                iam=IAM_SECRET_REPLICATE,
+                consented=self._account.consented(tags_of(self._described(secret_id).get("Tags"))),
+            ),
+        )
+
+    def replicate(self, secret_id: str, to: str, *, permit: Permit) -> None:
+        """Make another region's secret of the same name a replica of this one, whatever it holds.
+
+        It is encrypted there with the key that it has there now. Raises Refused without consent to either secret.
+        """
+        named(secret_id, "secret")
+        self._account.may_break(permit)
+        there = Secrets(self._account.target, to)._described(secret_id)
+        for described in (self._described(secret_id), there):
+            self._account.must_consent(f"secret {secret_id}", tags_of(described.get("Tags")), permit)
+        wanted: ReplicaRegionTypeTypeDef = {"Region": named(to, "region")}
+        if key := there.get("KmsKeyId"):
+            wanted["KmsKeyId"] = key
+        permit.check()
+        self._secrets.replicate_secret_to_regions(
+            SecretId=secret_id, AddReplicaRegions=[wanted], ForceOverwriteReplicaSecret=True
+        )
+
+    def replicates(self, secret_id: str, to: str) -> bool:
+        """Return whether another region has a replica of this secret, and it is up to date."""
+        replicas = self._described(secret_id).get("ReplicationStatus", [])
+        return any((r.get("Region"), r.get("Status")) == (to, "InSync") for r in replicas)
 
     def _put(self, secret_id: str, old: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Store a new version; of host and port, one that is None is left out.
