@@ -71,6 +71,7 @@ class Ground:
         self.root, self.home, self.reports = root, root / "home", root / "reports"
         self.environment = {**os.environ, "DRKIT_HOME": str(self.home), "DRKIT_REPORTS": str(self.reports)}
         self.target: Target = labs.up(home=self.home)
+        self.acls: dict[str, str] = {}  # of the databases' subnets, before somebody cut them by hand
         self._processes: list[subprocess.Popen[str]] = []
 
     # --- drkit, as a process ------------------------------------------------------------------------------------------

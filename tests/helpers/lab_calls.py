@@ -26,6 +26,7 @@ EFFECTS = {
     "lift_fence": ("ec2", "ReplaceNetworkAclAssociation"),
     "promote": ("rds", "PromoteReadReplica"),
     "scale": ("autoscaling", "SetDesiredCapacity"),
+    "scale_out": ("autoscaling", "SetDesiredCapacity"),
     "point_writer": ("route53", "ChangeResourceRecordSets"),
     "point_service": ("route53", "ChangeResourceRecordSets"),
     "point_secret": ("secretsmanager", "PutSecretValue"),

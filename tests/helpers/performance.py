@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from by_hand import Console, Hand
 from kill_matrix import Matrix, Pass, Point
 from late_ticks import verdict_but_for_late_ticks
 from scripts import FIRST, RECOVERY, WRITER, Script
@@ -46,7 +47,11 @@ def perform(stage: Ground, script: Script, points: Sequence[Point] | None) -> li
             insist = Told(matrix, script.read_only_first)
             witness = stack.enter_context(Witness(target, old=script.old, new=script.new, insist=insist))
         reach = stack.enter_context(closing(Reach(target)))
-        came = matrix.killed_at(matrix.points if points is None else points)
+        if script.by_hand:
+            stack.enter_context(closing(_hand(stage, script, matrix)))
+        if points is None:
+            points = matrix.points if script.killed else ()
+        came = matrix.killed_at(points)
     print(f"\n{script.name} {came.run.run_id}\n{came.table}", flush=True)  # noqa: T201
 
     wrong = [] if witness is None else witness.wrong()
@@ -69,6 +74,15 @@ def perform(stage: Ground, script: Script, points: Sequence[Point] | None) -> li
         wrong += [f"network ACLs of runs are left: {acls}"] if acls else []
     print("\n".join(f"WRONG {w}" for w in wrong) or "as undisturbed", flush=True)  # noqa: T201
     return wrong
+
+
+def _hand(stage: Ground, script: Script, matrix: Matrix) -> Hand:
+    """Return the person who fences the first region when asked to, or lifts the fence once the old writer is gone."""
+    console = Console(stage.target)
+    if script.by_hand == "fence":
+        stage.acls = console.acls()
+        return Hand(lambda: matrix.run, "fence-by-hand", "waiting", console.cut)
+    return Hand(lambda: matrix.run, "retire-old", "done", lambda: console.uncut(stage.acls))
 
 
 def _failovers(target: Target, since: datetime) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 FIRST, RECOVERY = "eu-central-1", "eu-west-1"
 _POINTED = ("route53 ChangeResourceRecordSets global db.orders.example.",
@@ -47,6 +47,8 @@ class Script:
     read_only_first: str = ""  # the step after which a client that insists is all that still writes to the old writer
     promotions: int = 1  # by so many the writer's timeline advances
     whole: bool = True  # the lab afterwards
+    by_hand: str = ""  # "fence", "lift": what people do to the first region meanwhile, its effects among those above
+    killed: bool = True  # False: its steps are another one's, it only makes the lab whole again
 
 
 WRITER, REPLICA, RESTORED = (FIRST, "orders-db"), (RECOVERY, "orders-db-replica"), (RECOVERY, "orders-db-restored")
@@ -97,4 +99,9 @@ FAILBACK_RESTORED = Script(
     new=WRITER,
     read_only_first="has-everything",
 )
-ALL = (RDS_FAILOVER, AZ_EVACUATE, RESTORE_DRILL, REGION_FAILOVER, FAILBACK, RESTORE, FAILBACK_RESTORED)
+BY_HAND = replace(REGION_FAILOVER, variables={"fence": "by-hand"}, by_hand="fence")
+FAILBACK_BY_HAND = replace(FAILBACK, by_hand="lift", killed=False)
+ALL = (
+    RDS_FAILOVER, AZ_EVACUATE, RESTORE_DRILL, REGION_FAILOVER, FAILBACK, RESTORE, FAILBACK_RESTORED, BY_HAND,
+    FAILBACK_BY_HAND,
+)  # fmt: skip
