@@ -98,17 +98,11 @@ class Database:
     def plan_failover(self, instance_id: str) -> tuple[Effect, ...]:
         """Return what a forced failover would do."""
         now = self.instance(instance_id)
-        return (
-            Effect(
-                call="rds:RebootDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"fail {instance_id} over from {now.zone} to {now.secondary_zone or 'its standby'}",
-                undo="none needed: the standby is the writer then, and RDS makes a new standby",
-                iam=IAM_FAILOVER,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:RebootDBInstance",
+            what=f"fail {instance_id} over from {now.zone} to {now.secondary_zone or 'its standby'}",
+            undo="none needed: the standby is the writer then, and RDS makes a new standby",
+            iam=IAM_FAILOVER,
         )
 
     def force_failover(self, instance_id: str, *, from_zone: str, permit: Permit, undo: UndoJournal) -> bool:
@@ -169,18 +163,7 @@ class Database:
     def plan_stop(self, instance_id: str) -> tuple[Effect, ...]:
         """Return what stopping an instance would do."""
         now = self.instance(instance_id)
-        return (
-            Effect(
-                call="rds:StopDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"stop {instance_id}",
-                undo=f"start {instance_id}",
-                iam=IAM_STOP,
-                consented=now.consented,
-            ),
-        )
+        return now.effects("rds:StopDBInstance", what=f"stop {instance_id}", undo=f"start {instance_id}", iam=IAM_STOP)
 
     def stop(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
         """Stop an instance; return whether it was asked for (False: it is stopping or stopped already)."""
@@ -211,17 +194,11 @@ class Database:
         now = instance_of(self._account, found)
         if _is_or_will_be_multi_az(found):
             return ()
-        return (
-            Effect(
-                call="rds:ModifyDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"give {instance_id} a standby in another zone (Multi-AZ)",
-                undo=f"take the standby of {instance_id} away again",
-                iam=IAM_MULTI_AZ,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:ModifyDBInstance",
+            what=f"give {instance_id} a standby in another zone (Multi-AZ)",
+            undo=f"take the standby of {instance_id} away again",
+            iam=IAM_MULTI_AZ,
         )
 
     def make_multi_az(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
@@ -250,17 +227,11 @@ class Database:
     def plan_promote_replica(self, replica_id: str) -> tuple[Effect, ...]:
         """Return what promoting a replica would do."""
         now = self.instance(replica_id)
-        return (
-            Effect(
-                call="rds:PromoteReadReplica",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"make {replica_id} a writer of its own; it stops following {now.source}",
-                undo=f"delete {replica_id} without a snapshot and make it again as a replica of {now.source}",
-                iam=IAM_PROMOTE,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:PromoteReadReplica",
+            what=f"make {replica_id} a writer of its own; it stops following {now.source}",
+            undo=f"delete {replica_id} without a snapshot and make it again as a replica of {now.source}",
+            iam=IAM_PROMOTE,
         )
 
     def promote_replica(self, replica_id: str, *, permit: Permit, undo: UndoJournal) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from drkit import clock
 from drkit.errors import TargetError
+from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 
@@ -63,6 +64,11 @@ class DbInstance:
     def redundant(self) -> bool:
         """Return whether RDS says that the loss of the writer's zone would be survived."""
         return self.status == "available" and self.multi_az and self.secondary_zone not in {"", self.zone}
+
+    def effects(self, call: str, *, what: str, undo: str, iam: tuple[str, ...]) -> tuple[Effect]:
+        """Return a plan that is one call of RDS about this instance."""
+        region = self.arn.split(":")[3]
+        return (Effect(call, self.instance_id, region, self.zone, what, undo, iam, self.consented),)
 
 
 @dataclass(frozen=True, slots=True)

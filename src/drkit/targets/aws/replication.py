@@ -50,18 +50,12 @@ class Replication:
         now = self._instance(replica_id)
         if not now.is_replica:
             return ()
-        return (
-            Effect(
-                call="rds:PromoteReadReplica",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"make {replica_id} a writer of its own for good; it stops following {now.source}, and what "
-                "has not reached it by then is lost to it",
-                undo="none: the way back is a failback (drkit playbook run failback)",
-                iam=IAM_PROMOTE_FOR_GOOD,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:PromoteReadReplica",
+            what=f"make {replica_id} a writer of its own for good; it stops following {now.source}, and what "
+            "has not reached it by then is lost to it",
+            undo="none: the way back is a failback (drkit playbook run failback)",
+            iam=IAM_PROMOTE_FOR_GOOD,
         )
 
     def promote(self, replica_id: str, *, backup_retention_days: int = 0, permit: Permit, undo: UndoJournal) -> bool:
@@ -115,18 +109,12 @@ class Replication:
         now = instances.instance_or_none(self._account, self._region, instance_id)
         if now is None or now.status == "deleting":
             return ()
-        return (
-            Effect(
-                call="rds:DeleteDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"delete {instance_id}, keeping its data in the snapshot {final_snapshot_id} and its automated "
-                "backups",
-                undo=f"none: its data is in the snapshot {final_snapshot_id}",
-                iam=IAM_RETIRE,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:DeleteDBInstance",
+            what=f"delete {instance_id}, keeping its data in the snapshot {final_snapshot_id} and its automated "
+            "backups",
+            undo=f"none: its data is in the snapshot {final_snapshot_id}",
+            iam=IAM_RETIRE,
         )
 
     def retire(self, instance_id: str, *, final_snapshot_id: str, permit: Permit, undo: UndoJournal) -> bool:
@@ -196,17 +184,11 @@ class Replication:
         now = instances.instance_or_none(self._account, self._region, replica_id)
         if now is None or now.status == "deleting":
             return ()
-        return (
-            Effect(
-                call="rds:DeleteDBInstance",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
-                undo="none: what it holds is its source's",
-                iam=IAM_DROP,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:DeleteDBInstance",
+            what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
+            undo="none: what it holds is its source's",
+            iam=IAM_DROP,
         )
 
     def drop(self, replica_id: str, *, permit: Permit) -> bool:
