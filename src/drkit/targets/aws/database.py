@@ -14,7 +14,6 @@ from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.rds import (
     ACCEPTED_TIMEOUT_S,
-    NOT_FOUND,
     NOT_NOW,
     DbEvent,
     DbInstance,
@@ -23,6 +22,7 @@ from drkit.targets.aws.rds import (
     delete_and_wait,
     described,
     instance_of,
+    instance_or_none,
     moment_of,
 )
 from drkit.undo import UndoJournal
@@ -61,13 +61,7 @@ class Database:
         return tuple(sorted(d["DBInstanceIdentifier"] for page in pages for d in page["DBInstances"]))
 
     def exists(self, instance_id: str) -> bool:
-        try:
-            self._described(instance_id)
-        except TargetError as e:
-            if e.code in NOT_FOUND:
-                return False
-            raise
-        return True
+        return instance_or_none(self._account, self._region, instance_id) is not None
 
     def events(self, instance_id: str, since: datetime) -> tuple[DbEvent, ...]:
         """Return what RDS reported since a moment (with time zone; RDS keeps 14 days), oldest first."""
@@ -316,22 +310,20 @@ def recreate_replica(
     was a real recovery that promoted it).
     """
     named(replica_id, "replica")
-    database = Database(target, aws_region)
     account = Account(target, aws_region)
     account.assert_account()
     rds = account.client("rds")
-    if database.exists(replica_id):
-        now = database.instance(replica_id)
-        if now.is_replica:
-            return f"{replica_id} is a replica of {now.source}"
-        if now.status != "deleting":
-            if not real:
-                account.must_consent(replica_id, now.tags)
-            if now.tags.get(RUN_TAG) != run_id:
-                raise Refused(
-                    f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
-                    "look at it, and make the replica again by hand",
-                )
+    now = instance_or_none(account, aws_region, replica_id)
+    if now is not None and now.is_replica:
+        return f"{replica_id} is a replica of {now.source}"
+    if now is not None and now.status != "deleting":
+        if not real:
+            account.must_consent(replica_id, now.tags)
+        if now.tags.get(RUN_TAG) != run_id:
+            raise Refused(
+                f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
+                "look at it, and make the replica again by hand",
+            )
 
     def created() -> bool:
         try:
