@@ -36,7 +36,7 @@ class DrkitError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type[DrkitError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[DrkitError], tuple[str, ...]]:
         return type(self), (self.message, self.hint)
 
 
@@ -109,5 +109,5 @@ class StepFailed(DrkitError):
         super().__init__(why, hint)
         self.step = step
 
-    def __reduce__(self) -> tuple[type[DrkitError], tuple[str, str, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type[DrkitError], tuple[str, ...]]:
         return type(self), (self.step, self.message, self.hint)

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     # Imported before anything is broken: afterwards the disk may be full or the virtual environment gone.
     import drkit.engine.finish
     import drkit.engine.restore
-    import drkit.targets.postgres  # noqa: F401
+    import drkit.targets.postgres  # noqa: F401  (as said above)
 
     sys.stdout.write("watching\n")  # the lease waits for this word
     sys.stdout.flush()
@@ -100,7 +100,7 @@ def _finish(run: RunDir) -> None:
     try:
         _wait_for_probes(run)
         finish(run)
-    except Exception as e:  # noqa: BLE001
+    except Exception as e:  # noqa: BLE001  (things are put back by now; what is left to do is to say so)
         _log(f"the run's record could not be made: {_words(e)}")
 
 

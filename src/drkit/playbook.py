@@ -107,6 +107,7 @@ def step(
     """
 
     def mark(function: Function) -> Function:
+        # mypy knows no attributes of functions
         function.drkit_step = StepInfo(plan, observe, purpose, lasting or again, again)  # type: ignore[attr-defined]
         return function
 
@@ -115,7 +116,7 @@ def step(
 
 def info_of(call: StepCall) -> StepInfo:
     """Return what is known of the function that a checked call names."""
-    info: StepInfo = step_function(call).drkit_step  # type: ignore[attr-defined]
+    info: StepInfo = step_function(call).drkit_step  # type: ignore[attr-defined]  # as above
     return info
 
 

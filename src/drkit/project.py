@@ -161,7 +161,7 @@ def _forbid_unknown(kind: Any, config: Any) -> None:
 
     if not dataclasses.is_dataclass(kind) or "__pydantic_config__" in vars(kind):
         return
-    kind.__pydantic_config__ = config  # type: ignore[union-attr]
+    kind.__pydantic_config__ = config  # type: ignore[union-attr]  # pydantic looks there
     for hint in typing.get_type_hints(kind).values():
         for part in (hint, *typing.get_args(hint)):
             _forbid_unknown(part, config)

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+import recoveries
 from recoveries import RECOVERY, REPLICA, WRITER, Ground, People, Rivals, passed, stood, stopped
 
 from drkit import clock, engine, playbook
@@ -21,23 +22,7 @@ from drkit.targets.aws.claims import Claims
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(480)]
 
-
-@pytest.fixture(scope="module")
-def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    made = Ground(tmp_path_factory.mktemp("playbook-faults"))
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def ground(_ground: Ground, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """Return the module's lab, whole; what a test that failed has left behind is nobody else's matter."""
-    monkeypatch.delenv("DRKIT_HOME", raising=False)
-    monkeypatch.delenv("DRKIT_REPORTS", raising=False)
-    failed = request.session.testsfailed
-    _ground.make_whole()
-    yield _ground
-    _ground.spent = _ground.spent or request.session.testsfailed > failed
+_ground, ground = recoveries._ground, recoveries.ground  # fixtures
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import boto3
+import pytest
 import yaml
 from botocore.config import Config
 from late_ticks import verdict_but_for_late_ticks
@@ -198,6 +199,24 @@ class Ground:
         (vpc,) = {s["VpcId"] for s in ec2.describe_subnets(SubnetIds=list(subnets))["Subnets"]}
         deny = ec2.create_network_acl(VpcId=vpc)["NetworkAcl"]["NetworkAclId"]
         self.put_before(dict.fromkeys(subnets, deny))
+
+
+@pytest.fixture(scope="module")
+def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    made = Ground(tmp_path_factory.mktemp("playbooks"))
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def ground(_ground: Ground, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """Return the module's lab, whole; what a test that failed has left behind is nobody else's matter."""
+    monkeypatch.delenv("DRKIT_HOME", raising=False)
+    monkeypatch.delenv("DRKIT_REPORTS", raising=False)
+    failed = request.session.testsfailed
+    _ground.make_whole()
+    yield _ground
+    _ground.spent = _ground.spent or request.session.testsfailed > failed
 
 
 @dataclass

@@ -8,12 +8,12 @@ import socket
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
+import recoveries
 from late_ticks import verdict_but_for_late_ticks
 from recoveries import RECOVERY, REPLICA, WRITER, Ground, People, passed, stood
 
@@ -31,25 +31,9 @@ from drkit.targets.aws import Database, Secrets, target_health
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(480)]
 
+_ground, ground = recoveries._ground, recoveries.ground  # fixtures
+
 EVERY_S = 0.02
-
-
-@pytest.fixture(scope="module")
-def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    made = Ground(tmp_path_factory.mktemp("playbooks"))
-    yield made
-    made.down()
-
-
-@pytest.fixture
-def ground(_ground: Ground, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """Return the module's lab, whole; what a test that failed has left behind is nobody else's matter."""
-    monkeypatch.delenv("DRKIT_HOME", raising=False)
-    monkeypatch.delenv("DRKIT_REPORTS", raising=False)
-    failed = request.session.testsfailed
-    _ground.make_whole()
-    yield _ground
-    _ground.spent = _ground.spent or request.session.testsfailed > failed
 
 
 def runs(ground: Ground) -> list[Path]:

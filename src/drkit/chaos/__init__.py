@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec
 
 from drkit.chaos.state import State
 from drkit.errors import DrkitError, Refused, UsageError
@@ -36,7 +36,7 @@ class Context:
 
 
 _current: Context | None = None
-Function = TypeVar("Function", bound=Callable[..., Hit])
+P = ParamSpec("P")
 
 
 def enter(context: Context | None) -> None:
@@ -55,16 +55,16 @@ def current() -> Context:
     return _current
 
 
-def fault(*, plan: Planner, role: Purpose = "fault") -> Callable[[Function], Function]:
+def fault(*, plan: Planner, role: Purpose = "fault") -> Callable[[Callable[P, Hit]], Callable[P, Hit]]:
     """Mark a function as one that changes the target.
 
     plan: what `drkit plan` and the guard ask first. role: "fault" is damage, which a witness must see; "recovery" is a
     decision to recover (a promotion); "assist" only helps what happens by itself.
     """
 
-    def mark(function: Function) -> Function:
+    def mark(function: Callable[P, Hit]) -> Callable[P, Hit]:
         @functools.wraps(function)
-        def call(*args: Any, **arguments: Any) -> Hit:
+        def call(*args: P.args, **arguments: P.kwargs) -> Hit:
             context = current()
             context.permit.check()
             try:
@@ -73,9 +73,9 @@ def fault(*, plan: Planner, role: Purpose = "fault") -> Callable[[Function], Fun
                 # Chaos Toolkit shows the class and the first line only.
                 raise type(e)(f"{e.message}{f' (hint: {e.hint})' if e.hint else ''}", e.hint) from e
 
-        call.drkit_plan = plan  # type: ignore[attr-defined]
+        call.drkit_plan = plan  # type: ignore[attr-defined]  # mypy knows no attributes of functions
         call.drkit_role = role  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        return call
 
     return mark
 

@@ -197,7 +197,7 @@ def promote_replica(timeout_s: float = 1800.0) -> Hit:
     from drkit.targets.aws import Database, Records
 
     context = current()
-    target, wait = context.target, {"every_s": 0.05 if context.target.kind == "lab" else 5.0, "stop": context.stop}
+    target = context.target
     database, replica_id = _database(target), _replica_id(target)
     region = str(target.recovery_region)
     replicas = Database(target, region)
@@ -207,7 +207,13 @@ def promote_replica(timeout_s: float = 1800.0) -> Hit:
         now = replicas.instance(replica_id)
         return not now.is_replica and now.status == "available"
 
-    clock.wait_until(promoted, f"{replica_id} is promoted", timeout_s=max(20.0, timeout_s * target.pace), **wait)  # type: ignore[arg-type]
+    clock.wait_until(
+        promoted,
+        f"{replica_id} is promoted",
+        timeout_s=max(20.0, timeout_s * target.pace),
+        every_s=0.05 if target.kind == "lab" else 5.0,
+        stop=context.stop,
+    )
     put_back("restore_acl", region)
     host = replicas.instance(replica_id).host
     if database.dns_record and database.hosted_zone_id:

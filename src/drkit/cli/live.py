@@ -204,8 +204,10 @@ def picture(title: str, now: Progress) -> RenderableType:
     if now.steps:
         head.append(f"   {steps_in_words(now.steps)}")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name, justify in (("probe", "left"), ("now", "left"), ("rate", "right"), ("p95", "right"), ("failed", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("probe", "now"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rate", "p95", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("last error", no_wrap=True, overflow="ellipsis")
     for p in now.probes:
         table.add_row(

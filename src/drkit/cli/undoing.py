@@ -142,7 +142,7 @@ def _register_verbs(run: RunDir) -> None:
     """Import what may have undo verbs: drkit's own, and the modules of the playbook's steps."""
     import drkit.chaos.database
     import drkit.chaos.zone
-    import drkit.targets.aws  # noqa: F401
+    import drkit.targets.aws  # noqa: F401  (each registers its undo verbs)
     from drkit.catalog import checked_playbook
 
     with contextlib.suppress(DrkitError, KeyError):  # one that is gone meanwhile: its verb is then told as unknown

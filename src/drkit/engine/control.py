@@ -37,7 +37,7 @@ def before_experiment_control(context: dict[str, Any], **_: Any) -> None:
         logging.getLogger("chaostoolkit").error(f"drkit: {e.message}" + (f" (hint: {e.hint})" if e.hint else ""))
 
 
-def after_experiment_control(context: dict[str, Any], state: Any = None, **_: Any) -> None:  # noqa: ARG001
+def after_experiment_control(state: Any = None, **_: Any) -> None:
     """Put everything back and let the target go. Rollbacks that chaoslib has run well are not run again."""
     if not _open:
         return

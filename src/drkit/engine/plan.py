@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from drkit.clock import NS_PER_S
 from drkit.engine.activity import pauses_of
 from drkit.engine.foreign import is_foreign, use_environment_of
 from drkit.errors import PlanDrift, UsageError
-from drkit.model import Effect, MarkKind, Plan
+from drkit.model import Effect, MarkKind, Plan, PlannedStep
 from drkit.project import Project
 from drkit.rundir import RunDir
 from drkit.targets import Target
@@ -67,10 +67,10 @@ def resolve(experiment: Experiment, target: Target, project: Project, variables:
     notes: list[str] = []
     for activity in (*experiment.method, *experiment.rollbacks):
         function = function_of(activity["provider"])
-        plan = chaos.planner(function) if function else None
-        if plan is not None:
+        planner = chaos.planner(function) if function else None
+        if planner is not None:
             arguments = substitute(activity["provider"].get("arguments") or {}, configuration, secrets)
-            effects += plan(target, **arguments)
+            effects += planner(target, **arguments)
         elif activity["type"] == "action" and is_foreign(activity):
             unresolved.append(activity["name"])
             notes.append(f"{activity['name']}: what it will hit is decided by {_whose(activity['provider'])}")
@@ -78,20 +78,34 @@ def resolve(experiment: Experiment, target: Target, project: Project, variables:
         "experiment_sha256": experiment.sha256,
         "target": [target.name, target.account_id, target.region],
         "configuration": configuration,
-        "effects": [asdict(e) for e in effects],
     }
-    durations = durations_of(project, experiment.name, target.kind)
-    plan_value = Plan(
-        name=experiment.name,
+    plan = plan_of(experiment.name, target, project, subject, effects, notes)
+    return Resolved(plan, configuration, secrets, tuple(unresolved))
+
+
+def plan_of(
+    name: str,
+    target: Target,
+    project: Project,
+    subject: Mapping[str, Any],
+    effects: Sequence[Effect],
+    notes: Sequence[str],
+    steps: Sequence[PlannedStep] = (),
+) -> Plan:
+    """Return a plan with its digest: of its effects, and of the subject (what else must be as it was when approved)."""
+    approved = {**subject, "effects": [asdict(e) for e in effects]}
+    durations = _durations_of(project, name, target.kind)
+    return Plan(
+        name=name,
         target=target.name,
         kind=target.kind,
         effects=tuple(effects),
-        digest=hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest(),
+        digest=hashlib.sha256(json.dumps(approved, sort_keys=True, default=str).encode()).hexdigest(),
         expected_s=statistics.median(durations) if durations else None,
         expected_from_runs=len(durations),
         notes=tuple(notes),
+        steps=tuple(steps),
     )
-    return Resolved(plan_value, configuration, secrets, tuple(unresolved))
 
 
 def refuse_drift(plan: Plan, approved_digest: str, command: str = "drkit plan") -> None:
@@ -114,7 +128,7 @@ def _whose(provider: Mapping[str, Any]) -> str:
     return str(provider.get("module") or provider.get("path") or provider.get("url") or "it")
 
 
-def durations_of(project: Project, name: str, kind: str) -> list[float]:
+def _durations_of(project: Project, name: str, kind: str) -> list[float]:
     """Return how long earlier runs of the same experiment on the same kind of target took, in seconds."""
     found: list[float] = []
     for run in RunDir.all(project.reports)[-50:]:

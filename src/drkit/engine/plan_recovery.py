@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from drkit.catalog import Playbook, StepCall, arguments_of, filled_text, single, step_function
 from drkit.clock import NS_PER_S
-from drkit.engine.plan import durations_of
+from drkit.engine.plan import plan_of
 from drkit.errors import TargetError, UsageError
 from drkit.model import Effect, Plan, PlannedStep
 from drkit.playbook import info_of, standings
@@ -61,21 +59,8 @@ def resolve(playbook: Playbook, target: Target, project: Project, variables: Map
         "playbook_sha256": playbook.sha256,
         "target": [target.name, target.account_id, target.region, target.recovery_region],
         "variables": chosen,
-        "effects": [asdict(e) for e in effects],
     }
-    durations = durations_of(project, playbook.name, target.kind)
-    plan = Plan(
-        name=playbook.name,
-        target=target.name,
-        kind=target.kind,
-        effects=tuple(effects),
-        digest=hashlib.sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest(),
-        expected_s=statistics.median(durations) if durations else None,
-        expected_from_runs=len(durations),
-        notes=tuple(notes),
-        steps=tuple(steps),
-    )
-    return ResolvedRecovery(plan, chosen)
+    return ResolvedRecovery(plan_of(playbook.name, target, project, subject, effects, notes, steps), chosen)
 
 
 def _effects(call: StepCall, target: Target, variables: Mapping[str, str], notes: list[str]) -> Sequence[Effect]:

@@ -63,7 +63,7 @@ class Shielded:
     def _tell(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001  (the run is more important than who watches it)
             self._watcher = Nobody()
 
 

@@ -21,7 +21,7 @@ def signals(abort: Callable[[str], None]) -> Iterator[None]:
         return
     old: dict[int, Any] = {}
 
-    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def handle(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, old[number])
         why = f"a person stopped it ({signal.Signals(number).name})"
         # From another thread: this one may be inside the very lock that the abort takes.

@@ -145,8 +145,8 @@ class Archive:
             self._spools = {name: spool for name, spool in self._spools.items() if spool[2] is not history}
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{history.prefix}/")
         for page in pages:
-            if keys := [{"Key": o["Key"]} for o in page.get("Contents", ())]:
-                self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})  # type: ignore[typeddict-item]
+            if found := page.get("Contents"):
+                self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": [{"Key": o["Key"]} for o in found]})
         history.bases.clear()
         history.latest = None
 

@@ -133,7 +133,7 @@ class Cloud:
         """Return moto's own object that holds all of a service's records in a region ("aws" for global services)."""
         from moto.backends import get_backend
 
-        return get_backend(service)[ACCOUNT_ID][region]  # type: ignore[call-overload]
+        return get_backend(service)[ACCOUNT_ID][region]  # type: ignore[call-overload]  # its types know literal names only
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one HTTP request (WSGI)."""
@@ -250,7 +250,7 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
 
 def _own_answer(own: Own, call: Call, start_response: StartResponse) -> bytes:
     if call.action not in own.actions.values():
-        raise NotImplementedError(call)
+        raise NotImplementedError(call)  # as moto does; answered with 501
     status, answer = own.answer(call)
     body = json.dumps(answer).encode()
     start_response(f"{status} OK", [("Content-Type", "application/json"), _length(body)])

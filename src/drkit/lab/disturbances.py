@@ -40,11 +40,12 @@ class Disturbances:
             if call.text("Path").split("/")[1] == BUCKET:
                 raise AwsError("SlowDown", "Please reduce your request rate.", 503)
         elif call.region == REGION and self.lasts("silent-region-1"):
-            client = environ.get("werkzeug.socket")
+            client: socket.socket | None = environ.get("werkzeug.socket")
             while self.lasts("silent-region-1") and not _hung_up(client):
                 clock.sleep_s(_LOOK_EVERY_S)
-            with contextlib.suppress(OSError, AttributeError):
-                client.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+            if client is not None:
+                with contextlib.suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
             raise ConnectionAbortedError(f"{REGION} is silent")
 
 

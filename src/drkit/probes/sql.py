@@ -380,7 +380,7 @@ def _drive(
             if left_s <= 0 or not _wait(wait, left_s):
                 steps.throw(Expired())
     except StopIteration as ended:
-        return ended.value  # type: ignore[no-any-return]
+        return ended.value  # type: ignore[no-any-return]  # StopIteration is not generic
 
 
 def _wait(wait: Ready, timeout_s: float) -> bool:

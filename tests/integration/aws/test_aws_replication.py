@@ -282,6 +282,30 @@ def test_what_is_not_retired(aws, target, pair, permit, journal) -> None:
     assert Database(target).exists("orders")
 
 
+def test_a_replica_is_dropped_once_though_the_answer_is_lost(aws, target, pair, permit) -> None:
+    there = Replication(target, RECOVERY_REGION)
+    (effect,) = there.plan_drop("orders-replica")
+    assert (effect.call, effect.region) == ("rds:DeleteDBInstance", RECOVERY_REGION)
+    aws.lose("DeleteDBInstance")
+    assert there.drop("orders-replica", permit=permit)
+    assert aws.changes() == ["DeleteDBInstance"] * 2
+    assert not there.drop("orders-replica", permit=permit)
+    assert there.plan_drop("orders-replica") == ()
+
+
+def test_what_is_not_dropped(aws, target, pair, permit) -> None:
+    there, rds = Replication(target, RECOVERY_REGION), aws.client("rds", RECOVERY_REGION)
+    with pytest.raises(Refused, match="it is a writer, not a replica"):
+        Replication(target).drop("orders", permit=permit)
+    aws.inject("DeleteDBInstance", "InvalidDBInstanceState", times=1)
+    with pytest.raises(TargetError):
+        there.drop("orders-replica", permit=permit)  # RDS is busy with it, and not because it is going
+    rds.modify_db_instance(DBInstanceIdentifier="orders-replica", DeletionProtection=True, ApplyImmediately=True)
+    with pytest.raises(Refused, match="protected from deletion"):
+        there.drop("orders-replica", permit=permit)
+    assert Database(target, RECOVERY_REGION).exists("orders-replica")
+
+
 def test_a_replica_is_made_of_nothing_that_is_there(aws, target, pair, permit, real, journal) -> None:
     here = Replication(target)
     settings = here.replica_settings("orders", pair.replace("orders", "other"))

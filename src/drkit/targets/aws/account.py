@@ -196,7 +196,7 @@ class _Session:
                     botocore_session=_botocore_session(self._access, self._config(), self._home_region)
                 )
             client: Any = self._boto3.client(
-                service,  # type: ignore[call-overload]
+                service,  # type: ignore[call-overload]  # its stubs know literal names only
                 region_name=region,
                 endpoint_url=self._access.endpoint_url,
                 config=self._config(),

@@ -311,13 +311,7 @@ def delete_restored(target: Target, *, aws_region: str, instance_id: str, run_id
     if now is None:
         return f"there is no {instance_id}"
     if now.status != "deleting":
-        if now.tags.get(RUN_TAG) != named(run_id, "run"):
-            raise Refused(
-                f"not deleting {instance_id}: it does not carry {RUN_TAG}={run_id}, so this run did not make it",
-                "look at it, and delete it by hand if it is of no use",
-            )
-        if not real:
-            account.must_consent(instance_id, now.tags)
+        instances.must_be_made_by(run_id, account, now, real=real)
         if now.deletion_protection:
             raise Refused(
                 f"not deleting {instance_id}: it is protected from deletion",

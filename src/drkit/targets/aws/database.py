@@ -14,7 +14,6 @@ from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.targets.aws.rds import (
     ACCEPTED_TIMEOUT_S,
-    NOT_FOUND,
     NOT_NOW,
     DbEvent,
     DbInstance,
@@ -23,6 +22,7 @@ from drkit.targets.aws.rds import (
     delete_and_wait,
     described,
     instance_of,
+    instance_or_none,
     moment_of,
 )
 from drkit.undo import UndoJournal
@@ -61,13 +61,7 @@ class Database:
         return tuple(sorted(d["DBInstanceIdentifier"] for page in pages for d in page["DBInstances"]))
 
     def exists(self, instance_id: str) -> bool:
-        try:
-            self._described(instance_id)
-        except TargetError as e:
-            if e.code in NOT_FOUND:
-                return False
-            raise
-        return True
+        return instance_or_none(self._account, self._region, instance_id) is not None
 
     def events(self, instance_id: str, since: datetime) -> tuple[DbEvent, ...]:
         """Return what RDS reported since a moment (with time zone; RDS keeps 14 days), oldest first."""
@@ -98,17 +92,11 @@ class Database:
     def plan_failover(self, instance_id: str) -> tuple[Effect, ...]:
         """Return what a forced failover would do."""
         now = self.instance(instance_id)
-        return (
-            Effect(
-                call="rds:RebootDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"fail {instance_id} over from {now.zone} to {now.secondary_zone or 'its standby'}",
-                undo="none needed: the standby is the writer then, and RDS makes a new standby",
-                iam=IAM_FAILOVER,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:RebootDBInstance",
+            what=f"fail {instance_id} over from {now.zone} to {now.secondary_zone or 'its standby'}",
+            undo="none needed: the standby is the writer then, and RDS makes a new standby",
+            iam=IAM_FAILOVER,
         )
 
     def force_failover(self, instance_id: str, *, from_zone: str, permit: Permit, undo: UndoJournal) -> bool:
@@ -169,18 +157,7 @@ class Database:
     def plan_stop(self, instance_id: str) -> tuple[Effect, ...]:
         """Return what stopping an instance would do."""
         now = self.instance(instance_id)
-        return (
-            Effect(
-                call="rds:StopDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"stop {instance_id}",
-                undo=f"start {instance_id}",
-                iam=IAM_STOP,
-                consented=now.consented,
-            ),
-        )
+        return now.effects("rds:StopDBInstance", what=f"stop {instance_id}", undo=f"start {instance_id}", iam=IAM_STOP)
 
     def stop(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
         """Stop an instance; return whether it was asked for (False: it is stopping or stopped already)."""
@@ -211,17 +188,11 @@ class Database:
         now = instance_of(self._account, found)
         if _is_or_will_be_multi_az(found):
             return ()
-        return (
-            Effect(
-                call="rds:ModifyDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"give {instance_id} a standby in another zone (Multi-AZ)",
-                undo=f"take the standby of {instance_id} away again",
-                iam=IAM_MULTI_AZ,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:ModifyDBInstance",
+            what=f"give {instance_id} a standby in another zone (Multi-AZ)",
+            undo=f"take the standby of {instance_id} away again",
+            iam=IAM_MULTI_AZ,
         )
 
     def make_multi_az(self, instance_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
@@ -250,17 +221,11 @@ class Database:
     def plan_promote_replica(self, replica_id: str) -> tuple[Effect, ...]:
         """Return what promoting a replica would do."""
         now = self.instance(replica_id)
-        return (
-            Effect(
-                call="rds:PromoteReadReplica",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"make {replica_id} a writer of its own; it stops following {now.source}",
-                undo=f"delete {replica_id} without a snapshot and make it again as a replica of {now.source}",
-                iam=IAM_PROMOTE,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:PromoteReadReplica",
+            what=f"make {replica_id} a writer of its own; it stops following {now.source}",
+            undo=f"delete {replica_id} without a snapshot and make it again as a replica of {now.source}",
+            iam=IAM_PROMOTE,
         )
 
     def promote_replica(self, replica_id: str, *, permit: Permit, undo: UndoJournal) -> bool:
@@ -345,22 +310,20 @@ def recreate_replica(
     was a real recovery that promoted it).
     """
     named(replica_id, "replica")
-    database = Database(target, aws_region)
     account = Account(target, aws_region)
     account.assert_account()
     rds = account.client("rds")
-    if database.exists(replica_id):
-        now = database.instance(replica_id)
-        if now.is_replica:
-            return f"{replica_id} is a replica of {now.source}"
-        if now.status != "deleting":
-            if not real:
-                account.must_consent(replica_id, now.tags)
-            if now.tags.get(RUN_TAG) != run_id:
-                raise Refused(
-                    f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
-                    "look at it, and make the replica again by hand",
-                )
+    now = instance_or_none(account, aws_region, replica_id)
+    if now is not None and now.is_replica:
+        return f"{replica_id} is a replica of {now.source}"
+    if now is not None and now.status != "deleting":
+        if not real:
+            account.must_consent(replica_id, now.tags)
+        if now.tags.get(RUN_TAG) != run_id:
+            raise Refused(
+                f"not deleting {replica_id}: it does not carry {RUN_TAG}={run_id}, so this run did not promote it",
+                "look at it, and make the replica again by hand",
+            )
 
     def created() -> bool:
         try:

@@ -13,6 +13,7 @@ from drkit.targets.aws.account import Account, named, tags_of
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
+    from mypy_boto3_route53.literals import RRTypeType
     from mypy_boto3_route53.type_defs import ResourceRecordSetOutputTypeDef, ResourceRecordSetTypeDef
 
 IAM_POINT = (
@@ -31,14 +32,14 @@ class Records:
         self._hosted_zone_id = named(hosted_zone_id, "hosted zone").rsplit("/", 1)[-1]
         self._route53 = self._account.client("route53")
 
-    def value(self, name: str, record_type: str = "CNAME") -> str:
+    def value(self, name: str, record_type: RRTypeType = "CNAME") -> str:
         """Return what a simple record points to; TargetError if there is none or it has several values."""
         values = [r["Value"] for r in self._record(name, record_type).get("ResourceRecords", [])]
         if len(values) != 1:
             raise TargetError(f"{name} ({record_type}) has {len(values)} values, not one", "use a simple record")
         return values[0]
 
-    def plan_point(self, name: str, value: str, record_type: str = "CNAME") -> tuple[Effect, ...]:
+    def plan_point(self, name: str, value: str, record_type: RRTypeType = "CNAME") -> tuple[Effect, ...]:
         """Return what pointing a record elsewhere would do."""
         old = self.value(name, record_type)
         return (
@@ -53,7 +54,9 @@ class Records:
             ),
         )
 
-    def point(self, name: str, value: str, record_type: str = "CNAME", *, permit: Permit, undo: UndoJournal) -> bool:
+    def point(
+        self, name: str, value: str, record_type: RRTypeType = "CNAME", *, permit: Permit, undo: UndoJournal
+    ) -> bool:
         """Point a simple record to another value, its TTL stays; return whether it was asked for (False: it is there).
 
         Raises Refused if the hosted zone does not carry the consent tag.
@@ -74,12 +77,12 @@ class Records:
         self._upsert({**old, "ResourceRecords": [{"Value": value}]})
         return True
 
-    def _record(self, name: str, record_type: str) -> ResourceRecordSetOutputTypeDef:
+    def _record(self, name: str, record_type: RRTypeType) -> ResourceRecordSetOutputTypeDef:
         wanted = named(name, "DNS record").rstrip(".").lower()
         answer = self._route53.list_resource_record_sets(
             HostedZoneId=self._hosted_zone_id,
             StartRecordName=name,
-            StartRecordType=record_type,  # type: ignore[arg-type]
+            StartRecordType=record_type,
             MaxItems="2",
         )
         found = [

@@ -20,7 +20,7 @@ from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_ec2.type_defs import NetworkAclTypeDef
+    from mypy_boto3_ec2.type_defs import FilterTypeDef, NetworkAclTypeDef
 
 IAM_ISOLATE = (
     "ec2:CreateNetworkAcl", "ec2:CreateTags", "ec2:DeleteNetworkAcl", "ec2:DescribeNetworkAcls", "ec2:DescribeSubnets",
@@ -186,10 +186,10 @@ class Subnets:
         return None
 
     def _acls(self, filter_name: str, value: str, vpc_id: str = "") -> list[NetworkAclTypeDef]:
-        filters = [{"Name": filter_name, "Values": [value]}]
+        filters: list[FilterTypeDef] = [{"Name": filter_name, "Values": [value]}]
         if vpc_id:
             filters.append({"Name": "vpc-id", "Values": [vpc_id]})
-        pages = self._ec2.get_paginator("describe_network_acls").paginate(Filters=filters)  # type: ignore[arg-type]
+        pages = self._ec2.get_paginator("describe_network_acls").paginate(Filters=filters)
         return [acl for page in pages for acl in page["NetworkAcls"]]
 
 

@@ -59,7 +59,7 @@ def asks(*actions: str) -> Callable[[Function], Function]:
     """Mark a function with the IAM actions that it may need, its undo included; none: it calls no AWS API."""
 
     def mark(function: Function) -> Function:
-        function.drkit_iam = actions  # type: ignore[attr-defined]
+        function.drkit_iam = actions  # type: ignore[attr-defined]  # mypy knows no attributes of functions
         return function
 
     return mark

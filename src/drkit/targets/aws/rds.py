@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from drkit import clock
-from drkit.errors import TargetError
+from drkit.errors import Refused, TargetError
+from drkit.model import Effect
 from drkit.targets import Target
 from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 
@@ -63,6 +64,11 @@ class DbInstance:
     def redundant(self) -> bool:
         """Return whether RDS says that the loss of the writer's zone would be survived."""
         return self.status == "available" and self.multi_az and self.secondary_zone not in {"", self.zone}
+
+    def effects(self, call: str, *, what: str, undo: str, iam: tuple[str, ...]) -> tuple[Effect]:
+        """Return a plan that is one call of RDS about this instance."""
+        region = self.arn.split(":")[3]
+        return (Effect(call, self.instance_id, region, self.zone, what, undo, iam, self.consented),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +216,17 @@ def restore_settings(d: DBInstanceTypeDef) -> dict[str, Any]:
         "EnableIAMDatabaseAuthentication", "Tags",
     )  # fmt: skip
     return {k: v for k, v in replica_settings(d, d["DBInstanceIdentifier"]).items() if k in kept}
+
+
+def must_be_made_by(run_id: str, account: Account, now: DbInstance, *, real: bool) -> None:
+    """Raise Refused unless the run made the instance and, except after a real recovery, it still consents."""
+    if now.tags.get(RUN_TAG) != named(run_id, "run"):
+        raise Refused(
+            f"not deleting {now.instance_id}: it does not carry {RUN_TAG}={run_id}, so this run did not make it",
+            "look at it, and delete it by hand if it is of no use",
+        )
+    if not real:
+        account.must_consent(now.instance_id, now.tags)
 
 
 def delete_and_wait(account: Account, region: str, instance_id: str) -> None:

@@ -50,18 +50,12 @@ class Replication:
         now = self._instance(replica_id)
         if not now.is_replica:
             return ()
-        return (
-            Effect(
-                call="rds:PromoteReadReplica",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"make {replica_id} a writer of its own for good; it stops following {now.source}, and what "
-                "has not reached it by then is lost to it",
-                undo="none: the way back is a failback (drkit playbook run failback)",
-                iam=IAM_PROMOTE_FOR_GOOD,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:PromoteReadReplica",
+            what=f"make {replica_id} a writer of its own for good; it stops following {now.source}, and what "
+            "has not reached it by then is lost to it",
+            undo="none: the way back is a failback (drkit playbook run failback)",
+            iam=IAM_PROMOTE_FOR_GOOD,
         )
 
     def promote(self, replica_id: str, *, backup_retention_days: int = 0, permit: Permit, undo: UndoJournal) -> bool:
@@ -112,21 +106,15 @@ class Replication:
 
     def plan_retire(self, instance_id: str, *, final_snapshot_id: str) -> tuple[Effect, ...]:
         """Return what retiring an instance would do; nothing if it is gone or going."""
-        now = instances.instance_or_none(self._account, self._region, instance_id)
-        if now is None or now.status == "deleting":
+        now = self._kept(instance_id)
+        if now is None:
             return ()
-        return (
-            Effect(
-                call="rds:DeleteDBInstance",
-                resource=instance_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"delete {instance_id}, keeping its data in the snapshot {final_snapshot_id} and its automated "
-                "backups",
-                undo=f"none: its data is in the snapshot {final_snapshot_id}",
-                iam=IAM_RETIRE,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:DeleteDBInstance",
+            what=f"delete {instance_id}, keeping its data in the snapshot {final_snapshot_id} and its automated "
+            "backups",
+            undo=f"none: its data is in the snapshot {final_snapshot_id}",
+            iam=IAM_RETIRE,
         )
 
     def retire(self, instance_id: str, *, final_snapshot_id: str, permit: Permit, undo: UndoJournal) -> bool:
@@ -139,8 +127,8 @@ class Replication:
         named(instance_id, "database")
         named(final_snapshot_id, "final snapshot")
         self._account.may_break(permit)
-        now = instances.instance_or_none(self._account, self._region, instance_id)
-        if now is None or now.status == "deleting":
+        now = self._kept(instance_id)
+        if now is None:
             return False
         self._account.must_consent(instance_id, now.tags, permit)
         self._must_be_retirable(now)
@@ -153,8 +141,8 @@ class Replication:
         )
         permit.check()
         try:
-            self._rds.delete_db_instance(
-                DBInstanceIdentifier=instance_id,
+            self._delete(
+                instance_id,
                 SkipFinalSnapshot=False,
                 FinalDBSnapshotIdentifier=final_snapshot_id,
                 DeleteAutomatedBackups=False,
@@ -166,10 +154,7 @@ class Replication:
                     "name another final snapshot",
                     e.code,
                 ) from e
-            # A retry of a call whose answer was lost finds the instance going, or gone.
-            after = instances.instance_or_none(self._account, self._region, instance_id)
-            if e.code not in NOT_NOW | NOT_FOUND or (after is not None and after.status != "deleting"):
-                raise
+            raise
         return True
 
     def _must_be_retirable(self, now: DbInstance) -> None:
@@ -193,20 +178,14 @@ class Replication:
 
     def plan_drop(self, replica_id: str) -> tuple[Effect, ...]:
         """Return what dropping a replica would do; nothing if it is gone or going."""
-        now = instances.instance_or_none(self._account, self._region, replica_id)
-        if now is None or now.status == "deleting":
+        now = self._kept(replica_id)
+        if now is None:
             return ()
-        return (
-            Effect(
-                call="rds:DeleteDBInstance",
-                resource=replica_id,
-                region=self._region,
-                zone=now.zone,
-                what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
-                undo="none: what it holds is its source's",
-                iam=IAM_DROP,
-                consented=now.consented,
-            ),
+        return now.effects(
+            "rds:DeleteDBInstance",
+            what=f"delete {replica_id}, which follows {now.source}, without a snapshot",
+            undo="none: what it holds is its source's",
+            iam=IAM_DROP,
         )
 
     def drop(self, replica_id: str, *, permit: Permit) -> bool:
@@ -215,24 +194,29 @@ class Replication:
         Raises Refused if it does not consent, is protected from deletion, or is a writer.
         """
         self._account.may_break(permit)
-        now = instances.instance_or_none(self._account, self._region, named(replica_id, "replica"))
-        if now is None or now.status == "deleting":
+        now = self._kept(named(replica_id, "replica"))
+        if now is None:
             return False
         self._account.must_consent(replica_id, now.tags, permit)
         if not now.is_replica or now.deletion_protection:
             why = "it is protected from deletion" if now.is_replica else "it is a writer, not a replica"
             raise Refused(f"not deleting {replica_id}: {why}", "look at it first")
         permit.check()
-        try:
-            self._rds.delete_db_instance(
-                DBInstanceIdentifier=replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
-            )
-        except TargetError as e:
-            # A retry of a call whose answer was lost finds it going, or gone.
-            after = instances.instance_or_none(self._account, self._region, replica_id)
-            if e.code not in NOT_NOW | NOT_FOUND or (after is not None and after.status != "deleting"):
-                raise
+        self._delete(replica_id, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
         return True
+
+    def _kept(self, instance_id: str) -> DbInstance | None:
+        """Return an instance as it is now, None if it is gone or going."""
+        now = instances.instance_or_none(self._account, self._region, instance_id)
+        return None if now is None or now.status == "deleting" else now
+
+    def _delete(self, instance_id: str, **how: Any) -> None:
+        try:
+            self._rds.delete_db_instance(DBInstanceIdentifier=instance_id, **how)
+        except TargetError as e:
+            # A retry of a call whose answer was lost finds the instance going, or gone.
+            if e.code not in NOT_NOW | NOT_FOUND or self._kept(instance_id) is not None:
+                raise
 
     # --- a replica in its place ---
 
@@ -388,13 +372,7 @@ def delete_replica(target: Target, *, aws_region: str, instance_id: str, run_id:
     if now is None:
         return f"there is no {instance_id}"
     if now.status != "deleting":
-        if now.tags.get(RUN_TAG) != named(run_id, "run"):
-            raise Refused(
-                f"not deleting {instance_id}: it does not carry {RUN_TAG}={run_id}, so this run did not make it",
-                "look at it, and delete it by hand if it is of no use",
-            )
-        if not real:
-            account.must_consent(instance_id, now.tags)
+        instances.must_be_made_by(run_id, account, now, real=real)
         if not now.is_replica:
             raise Refused(
                 f"not deleting {instance_id}: it is a writer of its own now",

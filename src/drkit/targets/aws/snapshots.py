@@ -17,7 +17,7 @@ from drkit.targets.aws.account import RUN_TAG, Account, named, tags_of
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
-    from mypy_boto3_rds.type_defs import DBSnapshotTypeDef
+    from mypy_boto3_rds.type_defs import DBSnapshotTypeDef, TagTypeDef
 
 IAM_SNAPSHOT_COPY = (
     "rds:AddTagsToResource", "rds:CopyDBSnapshot", "rds:DeleteDBSnapshot", "rds:DescribeDBSnapshots",
@@ -114,7 +114,7 @@ class Snapshots:
                 SourceDBSnapshotIdentifier=arn,
                 TargetDBSnapshotIdentifier=new_id,
                 SourceRegion=from_region,
-                Tags=made_tags(self._account, permit),  # type: ignore[arg-type]
+                Tags=made_tags(self._account, permit),
                 **key,
             )
         except TargetError as e:
@@ -167,7 +167,7 @@ def _needs_key(arn: str, region: str) -> TargetError:
     )
 
 
-def made_tags(account: Account, permit: Permit, tags: Any = ()) -> list[dict[str, str]]:
+def made_tags(account: Account, permit: Permit, tags: Any = ()) -> list[TagTypeDef]:
     """Return the tags of what a run makes: these, the run's, and the consent tag except in a real recovery."""
     key, value = account.target.consent_tag
     consent = {} if permit.real else {key: value}
