@@ -194,7 +194,7 @@ def test_a_silent_region_that_is_fenced_by_hand(ground: Ground) -> None:
     people = People()
     with rivals_of(ground) as rivals:
         since = clock.wall_utc()
-        ground.cut_databases()  # as the loss of the region does
+        ground.console.cut()  # as the loss of the region does
         labs.disturb(home=ground.home, what="silent-region-1", for_s=300)
         record = ground.recover("region-failover", people, since=since, fence="by-hand")
         passed(record, people)
@@ -223,8 +223,8 @@ def test_a_silent_region_cannot_be_fenced_by_its_api(ground: Ground, impatient: 
 
 def test_a_fence_that_somebody_lifts(ground: Ground) -> None:
     """It is asked the moment before the promotion; who resumes has it put up and proven again, before anything."""
-    before = ground.database_subnets()
-    first, second = People(when={"fence-is-proven: ": lambda: ground.put_before(before)}), People()
+    before = ground.console.acls()
+    first, second = People(when={"fence-is-proven: ": lambda: ground.console.put(before)}), People()
     with rivals_of(ground) as rivals:
         record = ground.recover("region-failover", first)
         stopped(record, first, "promote", "the fence is not there any more")

@@ -16,6 +16,7 @@ import boto3
 import pytest
 import yaml
 from botocore.config import Config
+from by_hand import Console
 from late_ticks import verdict_but_for_late_ticks
 from wholeness import not_whole
 
@@ -172,33 +173,9 @@ class Ground:
 
         clock.wait_until(reaches, f"the backup reaches past {moment}", timeout_s=60, every_s=0.1)
 
-    def database_subnets(self) -> dict[str, str]:
-        """Return the subnets of the first region's databases, and the network ACL that each has."""
-        ec2 = self.client("ec2")
-        names = [f"orders-{zone[-1]}-db" for zone in self.target.zones]
-        subnets = ec2.describe_subnets(Filters=[{"Name": "tag:Name", "Values": names}])["Subnets"]
-        ids = [s["SubnetId"] for s in subnets]
-        acls = ec2.describe_network_acls(Filters=[{"Name": "association.subnet-id", "Values": ids}])["NetworkAcls"]
-        found = {a["SubnetId"]: a["NetworkAclId"] for acl in acls for a in acl["Associations"] if a["SubnetId"] in ids}
-        assert len(found) == len(self.target.zones)
-        return found
-
-    def put_before(self, wanted: Mapping[str, str]) -> None:
-        """Give subnets these network ACLs, as somebody with a console would."""
-        ec2 = self.client("ec2")
-        for subnet_id, acl_id in wanted.items():
-            filters = [{"Name": "association.subnet-id", "Values": [subnet_id]}]
-            (acl,) = ec2.describe_network_acls(Filters=filters)["NetworkAcls"]
-            (now,) = [a for a in acl["Associations"] if a["SubnetId"] == subnet_id]
-            ec2.replace_network_acl_association(AssociationId=now["NetworkAclAssociationId"], NetworkAclId=acl_id)
-
-    def cut_databases(self) -> None:
-        """Cut every database of the first region off, as the region's loss does."""
-        subnets = self.database_subnets()
-        ec2 = self.client("ec2")
-        (vpc,) = {s["VpcId"] for s in ec2.describe_subnets(SubnetIds=list(subnets))["Subnets"]}
-        deny = ec2.create_network_acl(VpcId=vpc)["NetworkAcl"]["NetworkAclId"]
-        self.put_before(dict.fromkeys(subnets, deny))
+    @property
+    def console(self) -> Console:
+        return Console(self.target)
 
 
 @pytest.fixture(scope="module")
