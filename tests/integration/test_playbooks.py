@@ -238,7 +238,7 @@ def test_a_moment_before_rows_were_deleted(ground: Ground, tmp_path: Path) -> No
     sql.create_ledger(spec)
     process = probes.start(spec, tmp_path / "witness.jsonl")
     try:
-        clock.wait_until(lambda: len(ground.rows(spec.ledger_id)) > 50, "it has written", timeout_s=60, every_s=0.1)
+        clock.wait_until(lambda: len(ground.rows(spec.ledger_id)) > 60, "it has written", timeout_s=60, every_s=0.1)
         deleted = labs.delete_rows(target, "drkit_marker")
     finally:
         process.stop()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drkit.lab.template import SERVICE, SERVICE_PASSWORD
+
 REGION, RECOVERY_REGION = "eu-central-1", "eu-west-1"
 CONSENT = {"Key": "drkit:consent", "Value": "yes"}
 NAME = "orders"
@@ -179,12 +181,12 @@ def make_bucket(client: ClientOf) -> None:
         s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [CONSENT]})
 
 
-def make_secret(client: ClientOf, *, host: str, port: int, user: str, dbname: str) -> None:
+def make_secret(client: ClientOf, *, host: str, port: int, dbname: str) -> None:
     """Make the secret that says where the service finds its database, with a replica in the second region.
 
     A change of it has no effect on processes in the lab: these are led by the writer's record.
     """
-    content = {"engine": "postgres", "host": host, "port": port, "username": user, "password": PASSWORD}
+    content = {"engine": "postgres", "host": host, "port": port, "username": SERVICE, "password": SERVICE_PASSWORD}
     client("secretsmanager", REGION).create_secret(
         Name=SECRET,
         SecretString=json.dumps({**content, "dbname": dbname}),

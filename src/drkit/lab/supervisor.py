@@ -241,7 +241,7 @@ class Supervisor:
         databases.show_endpoint(databases.pair)
         databases.show_endpoint(databases.replica)
         host, port = databases.pair.address, databases.pair.port
-        bootstrap.make_secret(client, host=host, port=port, user=self.plant.user, dbname=self.plant.dbname)
+        bootstrap.make_secret(client, host=host, port=port, dbname=self.plant.dbname)
         zone_id = bootstrap.make_records(client, {RECORD: host, SERVICE_RECORD: services[0].host})
         record = WriterRecord(self.cloud, self.plant, databases, zone_id=zone_id, name=RECORD)
         databases.on_writer_moved = record.follow_record

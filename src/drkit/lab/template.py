@@ -21,6 +21,7 @@ from drkit.lab.binaries import Binaries, environment
 
 DBNAME = "postgres"
 USER = "drkit"  # owns the database, is no superuser: anybody on this machine may connect as it
+SERVICE, SERVICE_PASSWORD = "orders_service", "a-lab-has-no-secrets"
 ADMIN = "postgres"  # superuser, through a socket in a directory that only we may enter
 REPLICATOR = "replicator"
 
@@ -51,11 +52,13 @@ _ACCESS = f"""
 local all         {ADMIN}                   trust
 local replication {ADMIN}                   trust
 host  all         {USER}       127.0.0.1/32 trust
+host  all         {SERVICE}    127.0.0.1/32 scram-sha-256
 host  replication {REPLICATOR} 127.0.0.1/32 trust
 """
 _SCHEMA = f"""
 create role {USER} login;
 create role {REPLICATOR} login replication;
+create role {SERVICE} login password '{SERVICE_PASSWORD}' in role {USER};
 grant pg_monitor to {USER};
 alter database {DBNAME} owner to {USER};
 alter schema public owner to {USER};
