@@ -29,7 +29,7 @@ EFFECTS = {
     "scale_out": ("autoscaling", "SetDesiredCapacity"),
     "point_writer": ("route53", "ChangeResourceRecordSets"),
     "point_service": ("route53", "ChangeResourceRecordSets"),
-    "point_secret": ("secretsmanager", "PutSecretValue"),
+    "point_secret": ("secretsmanager", "StopReplicationToReplica"),
     "secret_again": ("secretsmanager", "ReplicateSecretToRegions"),
     "retire": ("rds", "DeleteDBInstance"),
     "drop_replica": ("rds", "DeleteDBInstance"),

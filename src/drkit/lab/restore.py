@@ -5,6 +5,8 @@ S3 that answers 503, or breaks off, is asked again until it has refused for PATI
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import shlex
 import shutil
@@ -128,10 +130,12 @@ class Restore:
         size = 0
         with subprocess.Popen(
             ["tar", "-x", "--no-same-owner", "-f", "-", "-C", str(data)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pipesize=_CHUNK_BYTES,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         ) as tar:  # fmt: skip
             assert tar.stdin is not None
             assert tar.stderr is not None
+            with contextlib.suppress(OSError, AttributeError):  # Linux only, and not with pipes beyond a user's share
+                fcntl.fcntl(tar.stdin, fcntl.F_SETPIPE_SZ, _CHUNK_BYTES)
             try:
                 while chunk := body.read(_CHUNK_BYTES):
                     if self._cancelled.is_set():

@@ -17,6 +17,7 @@ from drkit.targets.aws.secrets import ADDRESS, IAM_SECRET_POINT, IAM_SECRET_REPL
 from drkit.targets.postgres import Endpoint
 
 _IAM_LOOK = ("rds:DescribeDBInstances",)
+_WRONG = ("28P01", "3D000")  # SQLSTATE: invalid password, no such database
 
 
 def _writer_record(target: Target) -> tuple[str, str]:
@@ -157,44 +158,56 @@ def point_secret(recovery: Recovery, *, instance: str, region: str, facts: Facts
     secret_id = database_of(target).secret_id
     if not secret_id:
         return Step(done=lambda: True, result=lambda: {"secret": "none"})
-    secrets = Secrets(target, region_name)
+    secrets, was = Secrets(target, region_name), str(facts["was_replica_of"])
+    found: dict[str, str] = {}
+
+    def act() -> None:
+        there = _address(endpoint_of(target, region_name, instance_id))
+        secrets.point(secret_id, there, was_replica_of=was, permit=recovery.permit, undo=recovery.undo)
+        if was and not secrets.primary_of(secret_id):
+            try:
+                secrets.tag_replica(secret_id, was, permit=recovery.permit)
+            except TargetError as e:  # only failback needs it
+                recovery.say(f"{secret_id} could not be tagged as a former replica of {was}'s: {e.message}")
+                found["not_tagged"] = e.message
+            found["replica_of_before"] = was
 
     def done() -> bool:
         at = endpoint_of(target, region_name, instance_id)
         if not secrets.points_to(secret_id, _address(at)):
             return False
-        if facts["was_replica_of"] and not secrets.was_replica_of(secret_id):
-            return False
-        must_open(target, secret_id, secrets.value(secret_id), at)
+        untagged = was and "replica_of_before" not in found and not secrets.primary_of(secret_id)
+        if untagged and secrets.was_replica_of(secret_id) != was:
+            return False  # a killed attempt came as far as that
+        found["opens"] = opens(target, secret_id, secrets.value(secret_id), at)
         return True
 
-    def act() -> None:
-        there = _address(endpoint_of(target, region_name, instance_id))
-        was = str(facts["was_replica_of"])
-        secrets.point(secret_id, there, was_replica_of=was, permit=recovery.permit, undo=recovery.undo)
-
-    return Step(done=done, act=act)
+    return Step(done=done, act=act, result=lambda: found)
 
 
 def _address(at: Endpoint) -> Facts:
     return {"host": at[0], "port": at[1]}
 
 
-def must_open(target: Target, secret_id: str, says: Mapping[str, Any], at: Endpoint) -> str:
-    """Return the user whom a server lets in with what a secret holds; "" if it names none.
+def opens(target: Target, secret_id: str, says: Mapping[str, Any], at: Endpoint) -> str:
+    """Return whether a server lets in who comes with what a secret holds: "yes", or why nobody knows.
 
-    Raises TargetError if the server refuses it; never with the password in it.
+    Raises Refused for a wrong password or a database that is not there; never with the password in it.
     """
     user, password = says.get("username"), says.get("password")
     if not (user and password):
-        return ""
+        return "not tried: it holds no username and password"
     dbname = str(says.get("dbname") or database_of(target).dbname)
-    if refused := postgres.refusal(target, at, user=str(user), password=str(password), dbname=dbname):
-        raise TargetError(
-            f"the secret {secret_id} does not open {at[0]}: {refused}",
-            "put the user's password of that server into the secret (or set it on the server), then resume",
-        )
-    return str(user)
+    try:
+        postgres.log_in(target, at, user=str(user), password=str(password), dbname=dbname)
+    except TargetError as e:
+        if e.code not in _WRONG:  # a server that is full, or lets this machine in with other means only
+            return f"not known: {e.message}"
+        raise Refused(
+            f"the secret {secret_id} does not open {at[0]}: {e.message}",
+            "put the password that this server knows into the secret, or set the secret's on the server; then resume",
+        ) from None
+    return "yes"
 
 
 @asks(*_IAM_LOOK, "secretsmanager:GetSecretValue")
@@ -202,8 +215,7 @@ def must_open(target: Target, secret_id: str, says: Mapping[str, Any], at: Endpo
 def secret_opens(recovery: Recovery, *, instance: str, region: str) -> Step:
     """A login with what the region's secret holds works on this instance, to which it does not point yet.
 
-    A secret without username and password proves nothing, which the report says. Nothing to do without
-    database.secret_id.
+    Nothing to do without database.secret_id.
     """
     from drkit.targets.aws import Secrets
 
@@ -212,41 +224,42 @@ def secret_opens(recovery: Recovery, *, instance: str, region: str) -> Step:
     secret_id = database_of(target).secret_id
     if not secret_id:
         return Step(done=lambda: True, result=lambda: {"secret": "none"})
-    opened: list[str] = []
+    found: dict[str, str] = {}
 
     def done() -> bool:
         says = Secrets(target, region_name).value(secret_id)
-        opened[:] = [must_open(target, secret_id, says, endpoint_of(target, region_name, instance_id))]
+        found["opens"] = opens(target, secret_id, says, endpoint_of(target, region_name, instance_id))
         return True
 
-    return Step(done=done, result=lambda: {"opened_as": opened[0] or "it names no user and password"})
+    return Step(done=done, result=lambda: found)
 
 
 @asks("secretsmanager:GetSecretValue")
 @step(purpose="check")
-def secret_is_like(recovery: Recovery, *, region: str, other: str) -> Step:
-    """What a region's secret holds is what the other region's does, but for host and port. What differs is named.
+def secrets_compared(recovery: Recovery, *, region: str, other: str) -> Step:
+    """Name the keys in which a region's secret differs from the other region's, but for host and port.
 
-    Values are in no message and no report. Nothing to do without database.secret_id.
+    It stops nothing: secrets of their own may differ for good reasons, and the other region may be dark. Values are in
+    no message and no report. Nothing to do without database.secret_id.
     """
     from drkit.targets.aws import Secrets
 
     target, secret_id = recovery.target, database_of(recovery.target).secret_id
     if not secret_id:
         return Step(done=lambda: True, result=lambda: {"secret": "none"})
+    found: dict[str, str] = {}
 
     def done() -> bool:
-        here, there = (Secrets(target, region_of(target, which)).value(secret_id) for which in (region, other))
+        try:
+            here, there = (Secrets(target, region_of(target, which)).value(secret_id) for which in (region, other))
+        except TargetError as e:
+            found["differ"] = f"not known: {e.message}"
+            return True
         differ = sorted(k for k in {*here, *there} - set(ADDRESS) if here.get(k) != there.get(k))
-        if differ:
-            raise Refused(
-                f"the secret {secret_id} of {region_of(target, region)} differs from that of {region_of(target, other)}"
-                f" in {', '.join(differ)}",
-                "mend it, then resume",
-            )
+        found["differ"] = f"in {', '.join(differ)}" if differ else "no"
         return True
 
-    return Step(done=done)
+    return Step(done=done, result=lambda: found)
 
 
 def _observe_other_secret(recovery: Recovery, *, region: str, instance: str, instance_region: str) -> Facts:
@@ -295,12 +308,20 @@ def secret_again(recovery: Recovery, *, region: str, instance: str, instance_reg
     def address() -> Facts:
         return _address(endpoint_of(target, here, instance_id))
 
+    asked: list[bool] = []
+
+    def replicate() -> None:
+        primary.replicate(secret_id, there, permit=recovery.permit)
+        asked.append(True)
+
+    def replicated() -> bool:
+        state, words = primary.replication(secret_id, there)
+        if state == "Failed" and asked:
+            raise Refused(f"{secret_id} is not replicated to {there}: {words}", "mend that, then resume")
+        return state == "InSync" and secrets.primary_of(secret_id) == here
+
     if facts["replicate"]:
-        return Step(
-            done=lambda: secrets.primary_of(secret_id) == here and primary.replicates(secret_id, there),
-            act=lambda: primary.replicate(secret_id, there, permit=recovery.permit),
-            result=lambda: {"secret": f"a replica of {here}'s"},
-        )
+        return Step(done=replicated, act=replicate, result=lambda: {"secret": f"a replica of {here}'s"})
 
     def point() -> None:
         secrets.point(secret_id, address(), permit=recovery.permit, undo=recovery.undo)

@@ -182,15 +182,10 @@ def lsn_text(position: int) -> str:
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
-def refusal(target: Target, at: Endpoint, *, user: str, password: str, dbname: str) -> str:
-    """Return why a server refuses this login, "" if it lets it in. Raises TargetError if it does not answer."""
-    try:
-        with connect(target, at=at, login={"user": user, "password": password, "dbname": dbname}):
-            return ""
-    except TargetError as e:
-        if e.code.startswith(("28", "3D")):  # invalid authorization, invalid catalog name
-            return e.message
-        raise
+def log_in(target: Target, at: Endpoint, *, user: str, password: str, dbname: str) -> None:
+    """Log in to a server with this. Raises TargetError, with the SQLSTATE as its code, if that is not possible."""
+    with connect(target, at=at, login={"user": user, "password": password, "dbname": dbname}):
+        pass
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def point(w: World, leave: Leave) -> None:
     secrets = Secrets(w.target, RECOVERY_REGION)
     secrets.plan_point("db", {"host": "b", "port": 2})
     secrets.point("db", {"host": "b", "port": 2}, **leave)
+    secrets.tag_replica("db", REGION, permit=leave["permit"])
 
 
 def replicate_secret(w: World, leave: Leave) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drkit.errors import Refused, StepFailed
+from drkit.lab.moto_patches import replica_secrets_stand_alone
 from drkit.playbook import Recovery
 from drkit.steps import database, traffic
 from drkit.targets.aws import Database, Fences, Records, Replication, Secrets
@@ -85,15 +86,91 @@ def secrets_of(aws, recovery):
     return made
 
 
-def test_what_a_secret_holds_is_compared_by_name_and_never_told(secrets_of) -> None:
+def test_what_a_secret_holds_is_compared_by_name_and_never_told(secrets_of, aws) -> None:
     first = {"host": "a", "port": 1, "username": "u", "password": "s3cret", "dbname": "db"}
     recovery = secrets_of(first=first, recovery={**first, "host": "b", "password": "an0ther", "more": 1})
-    look = traffic.secret_is_like(recovery, region="recovery", other="first")
-    with pytest.raises(Refused, match=r"differs from that of eu-central-1 in more, password$") as told:
-        look.done()
-    assert "s3cret" not in repr(told.value)
+    look = traffic.secrets_compared(recovery, region="recovery", other="first")
+    assert look.done()
+    assert look.result() == {"differ": "in more, password"}
     Secrets(recovery.target, RECOVERY_REGION)._put("orders-db", first, {"host": "b", "port": 2})
     assert look.done()
+    assert look.result() == {"differ": "no"}
+    aws.answers["GetSecretValue"] = lambda call: (
+        (400, "application/json", '{"__type":"AccessDeniedException"}') if call.region == REGION else None
+    )
+    assert look.done()
+    assert look.result()["differ"].startswith("not known: ")
+
+
+@pytest.fixture
+def replicated(aws, recovery) -> Recovery:
+    """Give the target a secret of the first region with a replica in the other one."""
+    aws.client("secretsmanager").create_secret(
+        Name="orders-db", SecretString=json.dumps({"host": "a", "port": 1}), Tags=[CONSENT],
+        AddReplicaRegions=[{"Region": RECOVERY_REGION}],
+    )  # fmt: skip
+    replica_secrets_stand_alone()
+    database = replace(recovery.target.database, secret_id="orders-db")
+    return replace(recovery, target=replace(recovery.target, database=database))
+
+
+def pointing(recovery: Recovery, observed: Any = None) -> tuple[Any, Any]:
+    """Return the step that points the recovery region's secret to the replica, and what it observes."""
+    where = {"instance": "replica", "region": "recovery"}
+    observed = observed or info(traffic.point_secret).observe(recovery, **where)
+    return traffic.point_secret(recovery, **where, facts=observed), observed
+
+
+def test_a_replica_that_names_the_instance_already_is_left_as_it_is(replicated, aws) -> None:
+    """Somebody has put the address into the primary: there is nothing to do, and nothing that could fail."""
+    now = Database(replicated.target, RECOVERY_REGION).instance("orders-replica")
+    Secrets(replicated.target)._put("orders-db", {}, {"host": now.host, "port": now.port})
+    done = len(aws.changes())
+    step, observed = pointing(replicated)
+    assert observed == {"was_replica_of": REGION}
+    assert step.done()
+    assert len(aws.changes()) == done
+
+
+def test_a_tag_that_is_refused_keeps_nobody_from_recovering(replicated, aws) -> None:
+    aws.inject("TagResource", "AccessDeniedException", times=9)
+    said: list[str] = []
+    step, _ = pointing(replace(replicated, say=said.append))
+    step.act()
+    assert step.done()
+    assert "may not secretsmanager:TagResource" in step.result()["not_tagged"]
+    assert "could not be tagged" in said[0]
+
+
+def test_a_killed_attempt_that_had_not_tagged_is_ended(replicated, aws, permit, journal) -> None:
+    _, observed = pointing(replicated)
+    now = Database(replicated.target, RECOVERY_REGION).instance("orders-replica")
+    there = Secrets(replicated.target, RECOVERY_REGION)
+    there.point("orders-db", {"host": now.host, "port": now.port}, was_replica_of=REGION, permit=permit, undo=journal)
+    step, _ = pointing(replicated, observed)
+    assert not step.done()
+    step.act()
+    assert step.done()
+    assert there.was_replica_of("orders-db") == REGION
+    assert aws.changes().count("PutSecretValue") == 1
+
+
+def test_a_replication_that_fails_is_told_with_its_reason(replicated, aws, monkeypatch) -> None:
+    recovery = replicated
+    there = Secrets(recovery.target, RECOVERY_REGION)
+    there.point("orders-db", {"host": "b", "port": 2}, permit=recovery.permit, undo=recovery.undo)
+    there.tag_replica("orders-db", REGION, permit=recovery.permit)
+    where: dict[str, Any] = {"region": "recovery", "instance": "writer", "instance_region": "first"}
+    again = traffic.secret_again(recovery, **where, facts={"replicate": True})
+    states = ["InProgress"]
+    monkeypatch.setattr(Secrets, "replication", lambda *_: (states[-1], "the key is not there"))
+    before = aws.changes()
+    again.act()
+    assert aws.changes() == before  # it is under way
+    assert not again.done()
+    states.append("Failed")
+    with pytest.raises(Refused, match="is not replicated to eu-west-1: the key is not there"):
+        again.done()
 
 
 def test_a_secret_that_was_always_one_of_its_own_names_the_writer_after_a_failback(secrets_of, aws) -> None:
@@ -118,7 +195,8 @@ def test_one_that_a_failover_took_out_of_its_replication_is_replicated_again(sec
     held = {"host": "a", "port": 1}
     recovery = secrets_of(first=held, recovery=held)
     there = Secrets(recovery.target, RECOVERY_REGION)
-    there.point("orders-db", {"host": "b", "port": 2}, was_replica_of=REGION, permit=permit, undo=journal)
+    there.point("orders-db", {"host": "b", "port": 2}, permit=permit, undo=journal)
+    there.tag_replica("orders-db", REGION, permit=permit)
     where: dict[str, Any] = {"region": "recovery", "instance": "writer", "instance_region": "first"}
     observed = info(traffic.secret_again).observe(recovery, **where)
     again = traffic.secret_again(recovery, **where, facts=observed)

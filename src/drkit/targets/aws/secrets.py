@@ -1,10 +1,12 @@
 """Secrets Manager: where a service reads which database it has, pointed to another one and back.
 
-A secret's text is in no log, journal or error of drkit's: only its host and port are ever named.
+A secret's text is in no log, journal or error of drkit's: only its host and port are ever named, and the user and
+database that a server refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from drkit.targets.aws.account import Account, named, tags_of
 from drkit.undo import UndoJournal
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef, ReplicaRegionTypeTypeDef
+    from mypy_boto3_secretsmanager.type_defs import DescribeSecretResponseTypeDef, ReplicaRegionTypeTypeDef, TagTypeDef
 
 IAM_SECRET_POINT = (
     "secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue",
@@ -77,7 +79,7 @@ class Secrets:
             region=self._region,
             what=f"make {secret_id} in {self._region} a secret of its own, and tag it so: it is a replica of "
             f"{primary}'s, and nobody can change a replica",
-            undo=f"none: replicate it from {primary} anew, as the playbook failback does",
+            undo=f"none: it stays one of its own, tagged as {primary}'s; drkit undo says how to replicate it again",
             iam=IAM_SECRET_POINT,
             consented=consented,
         )
@@ -103,38 +105,30 @@ class Secrets:
     ) -> bool:
         """Give a secret another host and port, its other keys stay; return whether anything was asked for.
 
-        address: {"host": …, "port": …}. A replica is made a secret of its own first, as nobody can change a replica,
-        and tagged with the region of its primary; was_replica_of: that region, should an attempt before this one have
-        come no further than that. Raises Refused without consent.
+        address: {"host": …, "port": …}. A replica is made a secret of its own first, as nobody can change a replica;
+        `tag_replica` says so on it afterwards. was_replica_of: the region of its primary, should an attempt before this
+        one have come no further than that. Raises Refused without consent.
         """
         wanted = _address(address)
         named(secret_id, "secret")
         self._account.may_break(permit)
         described = self._described(secret_id)
-        tags = tags_of(described.get("Tags"))
-        self._account.must_consent(f"secret {secret_id}", tags, permit)
+        self._account.must_consent(f"secret {secret_id}", tags_of(described.get("Tags")), permit)
         old, primary = self.value(secret_id), self._primary_elsewhere(described)
-        tag = (primary or was_replica_of) if REPLICA_TAG not in tags else ""
-        there = _points_to(old, wanted)
-        if there and (primary or not tag):
+        if _points_to(old, wanted):
             return False
-        if not there:
-            undo.will(
-                "restore_secret",
-                region=self._region,
-                aws_region=self._region,
-                secret_id=secret_id,
-                host=old.get("host"),
-                port=old.get("port"),
-            )
+        undo.will(
+            "restore_secret",
+            region=self._region,
+            aws_region=self._region,
+            secret_id=secret_id,
+            host=old.get("host"),
+            port=old.get("port"),
+            replica_of=primary or was_replica_of,
+        )
         if primary:
             permit.check()
             self._stand_alone(secret_id)
-        if tag:
-            permit.check()
-            self._secrets.tag_resource(SecretId=secret_id, Tags=[{"Key": REPLICA_TAG, "Value": tag}])
-        if there:
-            return True
         permit.check()
         try:
             self._put(secret_id, old, wanted)
@@ -145,6 +139,16 @@ class Secrets:
             self._put(secret_id, old, wanted)
         return True
 
+    def tag_replica(self, secret_id: str, primary: str, *, permit: Permit) -> None:
+        """Say on a secret of its own that it was a replica of a region's, so that a failback replicates it again."""
+        self._account.may_break(permit)
+        permit.check()
+        self._tag(secret_id, primary)
+
+    def _tag(self, secret_id: str, primary: str) -> None:
+        tag: TagTypeDef = {"Key": REPLICA_TAG, "Value": named(primary, "region")}
+        self._secrets.tag_resource(SecretId=named(secret_id, "secret"), Tags=[tag])
+
     def plan_replicate(self, secret_id: str, to: str) -> tuple[Effect, ...]:
         """Return what making another region's secret a replica of this one would do."""
         return (
@@ -153,34 +157,46 @@ class Secrets:
                 resource=secret_id,
                 region=self._region,
                 what=f"replicate {secret_id} from {self._region} to {to} again, over the secret of its own there",
-                undo="none needed: it is what was there before",
+                undo=f"none: what was changed in {to} since is gone",
                 iam=IAM_SECRET_REPLICATE,
-                consented=self._account.consented(tags_of(self._described(secret_id).get("Tags"))),
+                consented=all(
+                    self._account.consented(tags_of(s._described(secret_id).get("Tags"))) for s in (self, self._in(to))
+                ),
             ),
         )
 
     def replicate(self, secret_id: str, to: str, *, permit: Permit) -> None:
         """Make another region's secret of the same name a replica of this one, whatever it holds.
 
-        It is encrypted there with the key that it has there now. Raises Refused without consent to either secret.
+        It is encrypted there with the key that it has there now. Asks for nothing while it is under way. Raises Refused
+        without consent to either secret.
         """
-        named(secret_id, "secret")
         self._account.may_break(permit)
-        there = Secrets(self._account.target, to)._described(secret_id)
-        for described in (self._described(secret_id), there):
-            self._account.must_consent(f"secret {secret_id}", tags_of(described.get("Tags")), permit)
-        wanted: ReplicaRegionTypeTypeDef = {"Region": named(to, "region")}
-        if key := there.get("KmsKeyId"):
-            wanted["KmsKeyId"] = key
+        for secrets in (self, self._in(to)):
+            tags = tags_of(secrets._described(secret_id).get("Tags"))
+            self._account.must_consent(f"secret {secret_id}", tags, permit)
         permit.check()
+        self._replicate(secret_id, to)
+
+    def _replicate(self, secret_id: str, to: str) -> None:
+        if self.replication(secret_id, to)[0] == "InProgress":
+            return
+        wanted: ReplicaRegionTypeTypeDef = {"Region": named(to, "region")}
+        if key := self._in(to)._described(secret_id).get("KmsKeyId"):
+            wanted["KmsKeyId"] = key
         self._secrets.replicate_secret_to_regions(
             SecretId=secret_id, AddReplicaRegions=[wanted], ForceOverwriteReplicaSecret=True
         )
 
-    def replicates(self, secret_id: str, to: str) -> bool:
-        """Return whether another region has a replica of this secret, and it is up to date."""
-        replicas = self._described(secret_id).get("ReplicationStatus", [])
-        return any((r.get("Region"), r.get("Status")) == (to, "InSync") for r in replicas)
+    def replication(self, secret_id: str, to: str) -> tuple[str, str]:
+        """Return how the replication to a region stands: "InSync", "InProgress", "Failed" or "", and AWS's words."""
+        for replica in self._described(secret_id).get("ReplicationStatus", []):
+            if replica.get("Region") == to:
+                return replica.get("Status", ""), replica.get("StatusMessage", "")
+        return "", ""
+
+    def _in(self, region: str) -> Secrets:
+        return Secrets(self._account.target, region)
 
     def _put(self, secret_id: str, old: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Store a new version; of host and port, one that is None is left out.
@@ -226,14 +242,33 @@ def _words(value: Mapping[str, Any]) -> str:
 
 @undo_journal.verb("restore_secret")
 def restore_secret(
-    target: Target, *, aws_region: str, secret_id: str, host: str | None = None, port: int | str | None = None
+    target: Target,
+    *,
+    aws_region: str,
+    secret_id: str,
+    host: str | None = None,
+    port: int | str | None = None,
+    replica_of: str = "",
 ) -> str:
-    """Give a secret the host and port back that it had; whatever else is in it now stays."""
+    """Give a secret the host and port back that it had; whatever else is in it now stays.
+
+    replica_of: the region whose secret it was a replica of, "" for none. That region may be the one that is lost, so it
+    is not asked to replicate again: the secret is tagged, for failback, and the words say what to do.
+    """
     secrets = Secrets(target, aws_region)
     Account(target, aws_region).assert_account()
     now = secrets.value(secret_id)
     old = {"host": host, "port": port}
-    if all(now.get(k) == old[k] for k in ADDRESS):
-        return f"{secret_id} points to {_words(now)}"
-    secrets._put(secret_id, now, old)
-    return f"pointed {secret_id} to {host}:{port} again"
+    there = all(now.get(k) == old[k] for k in ADDRESS)
+    if not there:
+        secrets._put(secret_id, now, old)
+    said = f"{secret_id} points to {_words(now)}" if there else f"pointed {secret_id} to {host}:{port} again"
+    if not replica_of or secrets.primary_of(secret_id):
+        return said
+    with contextlib.suppress(TargetError):  # the words below are what counts
+        secrets._tag(secret_id, replica_of)
+    return (
+        f"{said}; it is no replica of {replica_of}'s any more: aws secretsmanager replicate-secret-to-regions"
+        f" --region {replica_of} --secret-id {secret_id} --add-replica-regions Region={aws_region}"
+        " --force-overwrite-replica-secret"
+    )
