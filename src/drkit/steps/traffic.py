@@ -145,11 +145,12 @@ def _observe_secret(recovery: Recovery, *, instance: str, region: str) -> Facts:
 @asks(*_IAM_LOOK, *IAM_SECRET_POINT)
 @step(plan=_plan_point_secret, observe=_observe_secret)
 def point_secret(recovery: Recovery, *, instance: str, region: str, facts: Facts) -> Step:
-    """Let the region's secret name the instance as the service's database; done when a login with it works.
+    """Let the region's secret name the instance as the service's database, and try a login with it.
 
-    A replica secret is made one of its own for it, and tagged so; failback replicates it again. A target without
-    database.secret_id keeps its service on the DNS record: nothing is to be done then.
-    By hand: aws secretsmanager put-secret-value --secret-id SECRET --region REGION
+    A wrong password stops here. A replica secret is made one of its own for it, and tagged so; failback replicates it
+    again. A target without database.secret_id keeps its service on the DNS record: nothing is to be done then.
+    By hand: aws secretsmanager put-secret-value --secret-id SECRET --region REGION (a replica first:
+    stop-replication-to-replica)
     """
     from drkit.targets.aws import Secrets
 
