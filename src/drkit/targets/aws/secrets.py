@@ -175,15 +175,12 @@ class Secrets:
         for secrets in (self, self._in(to)):
             tags = tags_of(secrets._described(secret_id).get("Tags"))
             self._account.must_consent(f"secret {secret_id}", tags, permit)
-        permit.check()
-        self._replicate(secret_id, to)
-
-    def _replicate(self, secret_id: str, to: str) -> None:
         if self.replication(secret_id, to)[0] == "InProgress":
             return
         wanted: ReplicaRegionTypeTypeDef = {"Region": named(to, "region")}
         if key := self._in(to)._described(secret_id).get("KmsKeyId"):
             wanted["KmsKeyId"] = key
+        permit.check()
         self._secrets.replicate_secret_to_regions(
             SecretId=secret_id, AddReplicaRegions=[wanted], ForceOverwriteReplicaSecret=True
         )
